@@ -1,0 +1,23 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up what they need; the second time in seconds.
+SHELL := /bin/bash
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup demo test unit lint proto bench-move bench-failover bench-idle clean
+
+setup: ; @tools/setup
+demo: setup ; @$(BIN)/python -m tools.demo
+test: setup
+	$(BIN)/pytest tests/unit -n 2
+	$(BIN)/pytest tests/contract tests/cluster -n 3 --dist loadgroup --timeout 240
+unit: setup ; $(BIN)/pytest tests/unit -n 2
+lint: setup
+	$(BIN)/ruff check agent coordinator tests bench tools
+	$(BIN)/ruff format --check agent coordinator tests bench tools
+	$(BIN)/mypy -p drover -p tests -p bench -p tools
+	$(BIN)/lint-imports --no-cache
+proto: setup ; tools/proto
+bench-move: setup ; $(BIN)/python -m bench.move
+bench-failover: setup ; $(BIN)/python -m bench.failover
+bench-idle: setup ; $(BIN)/python -m bench.idle
+clean: ; rm -rf .venv .cache

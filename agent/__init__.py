@@ -1,0 +1,1 @@
+"""`drover-agent`: the one process that Drover runs on every node."""

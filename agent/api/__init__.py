@@ -1,0 +1,1 @@
+"""How others come in: gRPC, health probes, metrics. Changes intent in etcd or asks the worker; knows no back end."""

@@ -1,0 +1,231 @@
+"""What a back end is. A back end knows nothing of etcd, and of epochs only that a token is stored with the data.
+
+Three families (docs/protocol.md, "What fencing means"):
+
+- exclusive block: a volume is a device that the platform attaches to one machine at a time (EBS, Cinder, PowerFlex);
+- shared file: an image that every node can open (loopback); who may write is decided by deadlines;
+- local copies: each node has copies of its own, kept alike by snapshots on the wire (btrfs, ZFS, directory).
+
+All verbs are idempotent: asked again after a crash half-way they finish the work, and asked for what is already so they
+return at once. What is really there is found by looking (`look`), never by remembering. Names of volumes are chosen by
+the back end (`Volume.object`) from the dataset's uid, so that a new dataset under an old name is another volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Family(StrEnum):
+    EXCLUSIVE_BLOCK = "exclusive block"
+    SHARED_FILE = "shared file"
+    LOCAL_COPIES = "local copies"
+
+
+@dataclass(frozen=True)
+class Token:
+    """The fencing token that is stored with the data: (epoch, incarnation) only grows, for one (cluster, uid)."""
+
+    cluster: str
+    uid: str
+    epoch: int
+    incarnation: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A dataset as a back end sees it. size: bytes. fs: None: the back end's default. object: its name at the back end,
+    "" before `create`."""
+
+    dataset: str
+    uid: str
+    size: int
+    fs: str | None = None
+    object: str = ""
+
+
+# What is here, on this node, of one volume.
+
+
+@dataclass(frozen=True)
+class Away:
+    """Nothing of it is here."""
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A device is here, nothing is mounted."""
+
+    device: str
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A file system is mounted (in some mount namespace of this node). size: bytes of the file system's device."""
+
+    device: str
+    path: Path
+    size: int
+
+
+Here = Away | Attached | Mounted
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes and inodes of a mounted file system."""
+
+    size: int
+    used: int
+    inodes: int
+    inodes_used: int
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Bytes of the pool that new volumes come from; None: without a limit that the back end knows."""
+
+    size: int | None
+    free: int | None
+
+
+class StorageError(Exception):
+    """Base. The text says what is wrong and what to do, and is shown to users as the dataset's reason."""
+
+
+class NotFound(StorageError):
+    """The volume's data is not at the back end. Never answered by making an empty one."""
+
+
+class Foreign(StorageError):
+    """The stored token is another cluster's or another dataset's: not ours, whatever its name."""
+
+
+class Superseded(StorageError):
+    """The stored token is newer than ours: etcd went back, or we are the past. Nothing was touched."""
+
+
+class Busy(StorageError):
+    """It is in use here or on another node; `by` says by whom, as far as is known."""
+
+    def __init__(self, message: str, by: str = "") -> None:
+        super().__init__(message)
+        self.by = by
+
+
+class NoRoom(StorageError):
+    """The pool is full, or the size is not possible there."""
+
+
+class NotBlank(StorageError):
+    """Formatting was asked of a volume that holds something."""
+
+
+class Damaged(StorageError):
+    """The file system cannot be mounted and a check did not mend it. The data was left as it is."""
+
+
+class Runner(Protocol):
+    """Runs a function that can write to storage in a helper process, inside the dataset's cgroup and behind the gate.
+
+    The function is named `package.module:function`, takes keyword arguments that are JSON, and returns JSON. An
+    exception of a StorageError class comes back as itself. Raises GateClosed (nothing was done), HelperDied (killed or
+    timed out: look at what is there).
+    """
+
+    async def run(self, dataset: str, function: str, arguments: Mapping[str, Any], timeout: float) -> Any: ...
+
+
+class GateClosed(StorageError):
+    """The session's deadline has passed, or the gate is closed: nothing was done."""
+
+
+class HelperDied(StorageError):
+    """The helper was killed or did not finish in time. What it did is found by looking."""
+
+
+class Backend(Protocol):
+    """One back end on one node. Made once, by `factory(settings, node)`; used by many workers at the same time."""
+
+    name: str
+    family: Family
+
+    def refuse(self, size: int, fs: str | None) -> str | None:
+        """Why a dataset of this size (bytes) and file system is not possible here; None where it is. Pure."""
+        ...
+
+    async def health(self) -> str | None:
+        """What is wrong with the back end on this node (directory missing, API does not answer); None: nothing."""
+        ...
+
+    async def capacity(self) -> Capacity: ...
+
+    async def create(self, volume: Volume, token: Token) -> str:
+        """Make the volume and an empty file system in it; returns `object`. Idempotent by uid; a volume that is there
+        and formatted is left alone. The caller has an active tenure that was never `born`.
+
+        Raises NoRoom, NotBlank, Foreign, Superseded, Busy, GateClosed.
+        """
+        ...
+
+    async def look(self, volumes: Sequence[Volume]) -> Mapping[str, Here]:
+        """What is here of each, by dataset. A local look (sysfs, mount table): no API call, milliseconds."""
+        ...
+
+    async def publish(self, volume: Volume, token: Token, path: Path) -> Mounted:
+        """Bring it from whatever is here to mounted at `path`: attach, check, replay, mount, with the token stored
+        first. The caller is active and nobody else can write.
+
+        Raises NotFound, Foreign, Superseded, Busy, Damaged, GateClosed.
+        """
+        ...
+
+    async def unpublish(self, volume: Volume) -> None:
+        """Everything written is durable, nothing is mounted in any namespace, no device is here. Raises Busy."""
+        ...
+
+    async def reach(self, volume: Volume) -> str | None:
+        """Why `publish` could not work here, found without touching anything (image missing, limit reached); None: it
+        should. Asked at the target while the source still runs."""
+        ...
+
+    async def grow(self, volume: Volume) -> None:
+        """To `volume.size`, while mounted. Raises NoRoom, StorageError where it would have to shrink below the data."""
+        ...
+
+    async def usage(self, volume: Volume) -> Usage | None:
+        """None where it is not mounted here."""
+        ...
+
+    async def destroy(self, volume: Volume, token: Token) -> None:
+        """The answer to a user's explicit request, for this uid. Idempotent: gone is fine.
+
+        Raises Foreign, Superseded, Busy.
+        """
+        ...
+
+    async def sever(self, volume: Volume, machine: str) -> None:
+        """Exclusive block only: detach it from another machine and see it gone. Shared files and copies have nothing
+        to cut from here, and return."""
+        ...
+
+    def cut(self, volumes: Sequence[Volume]) -> list[str]:
+        """The last means of the ladder, on this node, blocking, within milliseconds: no byte of these volumes reaches
+        the storage any more, then unmount and detach. Returns what could not be verified, one line each; empty: it is
+        certain that nothing is left. Called in a thread, at the deadline, with no helper and no event loop."""
+        ...
+
+    async def copies(self, volume: Volume) -> Sequence[str]:
+        """Local copies: ids of the snapshots here, newest last. Others: nothing."""
+        ...
+
+
+class Factory(Protocol):
+    """What the entry point group `drover.storage` names. settings: the table [backends.<name>] of the node's settings;
+    unknown or wrong keys raise ValueError with one line that names the key."""
+
+    def __call__(self, settings: Mapping[str, Any], node: str, runner: Runner) -> Backend: ...

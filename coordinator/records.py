@@ -1,0 +1,376 @@
+"""What is stored in etcd, as typed values. No I/O, no clock.
+
+Every record is JSON that a person can read and type. Records that users write (`DatasetSpec`, `WorkloadSpec`) refuse
+unknown fields, so that a typing error is reported and not ignored; records that agents write ignore what a newer agent
+may have added.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from drover.coordinator.keys import name_error
+
+FORMAT = 1
+"""Version of the stored format, kept in the `cluster` record."""
+
+_UNITS = {"": 1, "B": 1} | {
+    prefix + suffix: base**power
+    for power, prefix in enumerate("KMGTP", start=1)
+    for suffix, base in (("iB", 1024), ("B", 1000), ("i", 1024), ("", 1024))
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+class InvalidRecord(ValueError):
+    """A stored value is not what its key promises; the text is one line, fit for a user."""
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `10GiB`, `500 MB`, `10G` (binary, as in most tools) or a number of bytes.
+
+    Raises ValueError with what is allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("size must be text like '10GiB' or a number of bytes")
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value)
+        units = {unit.lower(): factor for unit, factor in _UNITS.items()}
+        if not match or match[2].lower() not in units:
+            raise ValueError(f"size {value!r} is not a size; write it like '10GiB', '500MB' or a number of bytes")
+        value = int(float(match[1]) * units[match[2].lower()])
+    if value <= 0:
+        raise ValueError(f"size must be more than 0, not {value}")
+    if value >= 2**63:
+        raise ValueError("size is larger than any file system can be")
+    return value
+
+
+def format_size(size: int) -> str:
+    """Bytes as people write them: `10 GiB`, `1.5 GiB`, `512 B`; two significant decimals at most."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+
+
+def _name(value: str) -> str:
+    if reason := name_error(value):
+        raise ValueError(reason)
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_name)]
+
+
+def timestamp(now: datetime) -> str:
+    """UTC, to the millisecond: for people and logs; nothing is decided on it."""
+    return now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Record(BaseModel):
+    """Base of what agents write: unknown fields of newer agents are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    def encode(self) -> bytes:
+        return self.model_dump_json(exclude_none=True).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> Self:
+        """Raises InvalidRecord with one line that names the field and says what is wrong with it."""
+        try:
+            return cls.model_validate_json(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["type"] == "json_invalid":
+                shown = value[:60].decode(errors="replace")
+                raise InvalidRecord(f"the value is not JSON: {shown!r}") from None
+            where = ".".join(str(part) for part in first["loc"])
+            said = first["msg"].removeprefix("Value error, ")
+            raise InvalidRecord(f"{where}: {said}" if where else said) from None
+
+
+class UserRecord(Record):
+    """Base of what users write: unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cluster(Record):
+    """`cluster`: which cluster this prefix is. `etcd` is etcd's own cluster id: another one means a restored copy."""
+
+    id: str
+    etcd: str
+    format: int = FORMAT
+
+
+class DatasetSpec(UserRecord):
+    """`datasets/<d>`: what a user wants. `{"backend": "loopback", "size": "10GiB"}` is enough."""
+
+    backend: str
+    size: Size
+    fs: Literal["xfs", "ext4"] | None = None
+    """File system; None: the back end's choice."""
+    failover: Literal["none", "any"] | tuple[Name, ...] = "none"
+    """Who may take the dataset when its node has died: nobody (it waits for its node), any node, or those listed."""
+    fencing: Literal["hard", "cooperative"] = "hard"
+    """`cooperative`: a silent node counts as stopped after W even if nothing would have reset its machine."""
+    group: Name | None = None
+    """Datasets of one group live on one node and move in one transaction."""
+    labels: dict[str, str] = {}
+    reclaim: Literal["retain", "delete"] = "retain"
+    """What deleting the spec does to the data."""
+
+    @field_validator("failover", mode="before")
+    @classmethod
+    def _failover(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ("none", "any"):
+            raise ValueError(f'failover must be "none", "any" or a list of nodes, not {value!r}')
+        return value
+
+
+class WorkloadSpec(UserRecord):
+    """`workloads/<w>`: what uses datasets. Runs on the node that has all its datasets mounted."""
+
+    kind: Literal["process"] = "process"
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+    datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    environment: dict[str, str] = {}
+    user: str | None = None
+    """User name or number; None: that of the agent."""
+    working_dir: str | None = None
+    """None: the path of the first dataset."""
+    stop_grace_period: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """Seconds between SIGTERM and SIGKILL."""
+    restart: Literal["always", "on-failure", "no"] = "always"
+
+
+class NodeRecord(Record):
+    """`nodes/<n>`, on the session's lease: a node that is here. `lease` is that lease's id, for handovers to it."""
+
+    incarnation: str
+    machine: str
+    boot: str
+    lease: int
+    address: str = ""
+    backends: tuple[str, ...] = ()
+    version: str = ""
+    joined: str = ""
+
+
+class Heartbeat(Record):
+    """`heartbeats/<n>`: rewritten every H through raft. Its standing still for W is what silence means.
+
+    clock: the sender's CLOCK_BOOTTIME in seconds. d_hard: seconds after the sending of this heartbeat at which the
+    sender has stopped writing. armed: a reset is armed that makes this true even if the sender hangs. A placeholder is
+    put by an observer who found no heartbeat: its owner may go on from it.
+    """
+
+    incarnation: str
+    counter: int
+    clock: float
+    d_hard: float
+    armed: bool = False
+    machine: str = ""
+    boot: str = ""
+    placeholder: bool = False
+
+
+class LeaseRecord(Record):
+    """`leases/<d>`, on the owner's session lease: for people and wake-ups, never compared."""
+
+    node: str
+    incarnation: str
+    epoch: int
+
+
+class Evidence(StrEnum):
+    """Why an incarnation is known to write no more."""
+
+    SILENCE = "silence"
+    """Its heartbeat stood still for W."""
+    REBOOT = "reboot"
+    """The same machine joined again in another boot."""
+    STOPPED = "stopped"
+    """It stopped everything itself, verified that nothing was left, and said so."""
+    OPERATOR = "operator"
+    """A person confirmed it."""
+
+
+class Fence(Record):
+    """`fences/<incarnation>`: the durable record that an incarnation is dead to the cluster. Never taken back."""
+
+    node: str
+    by: str
+    evidence: Evidence
+    armed: bool = False
+    """The heartbeat that stood still said that a reset was armed: then silence proves that the machine has stopped."""
+    detail: str = ""
+    at: str = ""
+
+
+class Holder(Record):
+    """One node in one incarnation."""
+
+    node: str
+    incarnation: str
+
+
+class Answers(Record):
+    """The `desired` that a tenure acted on: only a newer one moves the dataset. Revision 0: there was none."""
+
+    value: str = ""
+    revision: int = 0
+
+
+class State(StrEnum):
+    """How far a tenure got."""
+
+    ASSIGNED = "assigned"
+    """The node has it and has not written yet."""
+    ACTIVE = "active"
+    """The node may write."""
+    RELEASED = "released"
+    """Nobody has it; the last holder stopped cleanly."""
+    DESTROYED = "destroyed"
+    """The data was destroyed on request; the record stays, so that the epoch never starts again."""
+
+
+class Tenure(Record):
+    """`owners/<d>`: the truth about ownership; written by the protocol's transactions only. It outlives the spec.
+
+    unfenced: earlier holders that may still be able to write. refused: nodes that could not activate it in this turn.
+    base: local copies: the snapshot that the epoch starts from. created: the spec's create revision; another one is
+    another dataset of the same name. born: the file system was made; from then on missing data is an error.
+    txn: random id of the transaction that wrote this, to settle unanswered ones. asked: who or what caused the epoch.
+    """
+
+    node: str
+    incarnation: str
+    epoch: int
+    state: State
+    because: str = ""
+    since: str = ""
+    evidence: Evidence | None = None
+    unfenced: tuple[Holder, ...] = ()
+    refused: tuple[str, ...] = ()
+    base: str | None = None
+    answers: Answers = Answers()
+    uid: str
+    created: int
+    backend: str
+    object: str = ""
+    reclaim: Literal["retain", "delete"] = "retain"
+    born: bool = False
+    txn: str
+
+    @property
+    def held(self) -> bool:
+        return self.state in (State.ASSIGNED, State.ACTIVE)
+
+    @property
+    def holder(self) -> Holder:
+        return Holder(node=self.node, incarnation=self.incarnation)
+
+
+class Phase(StrEnum):
+    """What people see a dataset do."""
+
+    WAITING = "waiting"
+    """Nobody has it, or it is held up; the reason says by what."""
+    STARTING = "starting"
+    """A node has it and brings it up."""
+    ACTIVE = "active"
+    MOVING = "moving"
+    """Its node stops using it and hands it over."""
+    STOPPED = "stopped"
+    """Released and not wanted anywhere."""
+    FAILED = "failed"
+    """It cannot go on without a person; the reason says what to do."""
+    DESTROYED = "destroyed"
+
+
+class Status(Record):
+    """`status/<d>`: what people read. Written on changes only; `warning` is about ignored input."""
+
+    phase: Phase
+    reason: str = ""
+    node: str = ""
+    epoch: int = 0
+    path: str = ""
+    warning: str = ""
+    cutover_ms: int | None = None
+    """How long the dataset was mounted nowhere in the last planned move, by the source's and target's own clocks."""
+    since: str = ""
+
+    def same_as(self, other: Status | None) -> bool:
+        """Whether a person would see the same; `since` aside."""
+        return other is not None and self.model_copy(update={"since": ""}) == other.model_copy(update={"since": ""})
+
+
+class HistoryEntry(Record):
+    """`history/<d>/<epoch>`: one epoch, for audits."""
+
+    epoch: int
+    node: str
+    because: str
+    evidence: Evidence | None = None
+    before: str = ""
+    """The node that had it before."""
+    at: str = ""
+
+
+class Cordon(Record):
+    """`cordons/<n>`: the node takes no new datasets."""
+
+    by: str = ""
+    reason: str = ""
+
+
+class Timings(Record):
+    """The deadlines of a node, in seconds; the protocol's table. They travel in each heartbeat."""
+
+    heartbeat: Annotated[float, Field(gt=0)] = 1.0
+    d_soft: Annotated[float, Field(gt=0)] = 4.5
+    d_io: Annotated[float, Field(gt=0)] = 5.5
+    d_hard: Annotated[float, Field(gt=0, le=120)] = 6.5
+    wait: Annotated[float, Field(gt=0)] = 7.0
+    lease_ttl: Annotated[int, Field(ge=5)] = 10
+    """TTL of the session's etcd lease: what people look at hangs on it, never safety."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not 2 * self.heartbeat < self.d_soft < self.d_io < self.d_hard:
+            raise ValueError("timings must satisfy 2 * heartbeat < d_soft < d_io < d_hard")
+        if self.wait < (needed := required_wait(self.d_hard)):
+            raise ValueError(f"wait must be at least 1.02 * d_hard + 0.3 = {needed:.2f}, not {self.wait}")
+        return self
+
+
+MAX_D_HARD = 120.0
+"""The largest d_hard that any node may use: what is waited for where the real one is not known. Seconds."""
+
+
+def required_wait(d_hard: float) -> float:
+    """W for a heartbeat's D_hard: clocks may differ by 1 % either way, and scheduling takes its part. Seconds."""
+    return 1.02 * d_hard + 0.3
+
+
+PROFILES: dict[str, Timings] = {
+    "fast": Timings(heartbeat=0.5, d_soft=3.0, d_io=3.6, d_hard=4.6, wait=5.0),
+    "default": Timings(),
+    "relaxed": Timings(heartbeat=3.0, d_soft=20.0, d_io=24.0, d_hard=28.0, wait=30.0, lease_ttl=35),
+}
+
+R = TypeVar("R", bound=Record)
