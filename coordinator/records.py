@@ -12,7 +12,16 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from drover.coordinator.keys import name_error
 
@@ -70,7 +79,7 @@ def _name(value: str) -> str:
     return value
 
 
-Name = Annotated[str, BeforeValidator(_name)]
+Name = Annotated[str, AfterValidator(_name)]
 
 
 def timestamp(now: datetime) -> str:
@@ -251,6 +260,8 @@ class Tenure(Record):
     """`owners/<d>`: the truth about ownership; written by the protocol's transactions only. It outlives the spec.
 
     unfenced: earlier holders that may still be able to write. refused: nodes that could not activate it in this turn.
+    source: the node that handed it over, to which it goes back if this one cannot activate it.
+    down: when the source stopped using it for the handover, by its wall clock (Unix time, seconds): for measuring.
     base: local copies: the snapshot that the epoch starts from. created: the spec's create revision; another one is
     another dataset of the same name. born: the file system was made; from then on missing data is an error.
     txn: random id of the transaction that wrote this, to settle unanswered ones. asked: who or what caused the epoch.
@@ -265,6 +276,8 @@ class Tenure(Record):
     evidence: Evidence | None = None
     unfenced: tuple[Holder, ...] = ()
     refused: tuple[str, ...] = ()
+    source: str = ""
+    down: float | None = None
     base: str | None = None
     answers: Answers = Answers()
     uid: str
@@ -311,7 +324,7 @@ class Status(Record):
     path: str = ""
     warning: str = ""
     cutover_ms: int | None = None
-    """How long the dataset was mounted nowhere in the last planned move, by the source's and target's own clocks."""
+    """How long the dataset was mounted nowhere in the last planned move, by the wall clocks of source and target."""
     since: str = ""
 
     def same_as(self, other: Status | None) -> bool:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,9 +103,10 @@ class Store(Protocol):
         """Keys in [start, end), linearizable, in order, whole (paged inside). Raises Unavailable, Denied."""
         ...
 
-    def watch(self, start: str, end: str, revision: int) -> AsyncIterator[Changes]:
-        """Every change of [start, end) from `revision` on, in order, none twice. Progress (an empty Changes) comes
-        where etcd sends it. Ends only by raising: WatchBroken, Compacted, Denied. Close it with `aclosing`."""
+    def watch(self, start: str, end: str, revision: int) -> AsyncGenerator[Changes, None]:
+        """Every change of [start, end) from `revision` on, in order, none twice. An empty Changes comes first, once the
+        watch stands, and later as progress, where etcd sends it. Ends only by raising: WatchBroken, Compacted,
+        Denied. Close it with `aclosing`."""
         ...
 
     async def grant(self, ttl: int) -> int:

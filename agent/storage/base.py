@@ -129,6 +129,21 @@ class Damaged(StorageError):
     """The file system cannot be mounted and a check did not mend it. The data was left as it is."""
 
 
+def check_token(stored: Token, mine: Token) -> None:
+    """What every back end asks first: may `mine` touch data that carries `stored`? Raises Foreign, Superseded."""
+    if (stored.cluster, stored.uid) != (mine.cluster, mine.uid):
+        raise Foreign(
+            f"the data belongs to volume {stored.uid} of cluster {stored.cluster}, and this is volume {mine.uid} of "
+            f"cluster {mine.cluster}: nothing was touched; if this cluster should have it, see 'drover recover'"
+        )
+    if stored.epoch > mine.epoch or (stored.epoch == mine.epoch and stored.incarnation != mine.incarnation):
+        raise Superseded(
+            f"the data carries epoch {stored.epoch} of incarnation {stored.incarnation}, newer than ours (epoch "
+            f"{mine.epoch} of {mine.incarnation}): another node has it, or etcd was restored from an old backup; "
+            "nothing was touched; after a restore run 'drover recover'"
+        )
+
+
 class Runner(Protocol):
     """Runs a function that can write to storage in a helper process, inside the dataset's cgroup and behind the gate.
 
@@ -180,7 +195,7 @@ class Backend(Protocol):
         """Bring it from whatever is here to mounted at `path`: attach, check, replay, mount, with the token stored
         first. The caller is active and nobody else can write.
 
-        Raises NotFound, Foreign, Superseded, Busy, Damaged, GateClosed.
+        Raises NotFound, Foreign, Superseded, Busy, Damaged, NoRoom (the token cannot be stored), GateClosed.
         """
         ...
 
@@ -213,10 +228,11 @@ class Backend(Protocol):
         to cut from here, and return."""
         ...
 
-    def cut(self, volumes: Sequence[Volume]) -> list[str]:
-        """The last means of the ladder, on this node, blocking, within milliseconds: no byte of these volumes reaches
-        the storage any more, then unmount and detach. Returns what could not be verified, one line each; empty: it is
-        certain that nothing is left. Called in a thread, at the deadline, with no helper and no event loop."""
+    def cut(self) -> list[str]:
+        """The last means of the ladder, on this node, blocking, within milliseconds: no byte reaches the storage any
+        more from any volume of this back end that is here, whatever was known of it; then unmount and detach. Returns
+        what could not be verified, one line each; empty: it is certain that nothing is left. Called in a thread, at the
+        deadline, with no helper and no event loop."""
         ...
 
     async def copies(self, volume: Volume) -> Sequence[str]:

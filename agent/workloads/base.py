@@ -3,6 +3,8 @@ leave. One file a kind (process; docker and systemd have the same verbs)."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,10 @@ from drover.coordinator.records import WorkloadSpec
 
 class WorkloadError(Exception):
     """It cannot be started or stopped; the text is shown to users as the reason."""
+
+
+class NotAllowedNow(WorkloadError):
+    """The gate was closed, so it was not started."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,8 @@ class Runtime(Protocol):
         ...
 
     def on_change(self, wake: Callable[[str], None]) -> None:
-        """`wake(name)` is called in the event loop whenever one started or ended here, adopted ones included."""
+        """`wake(name)` is called in the event loop whenever one started or ended here; adopted ones from the first
+        `look` on."""
         ...
 
     async def prepare(self, name: str, spec: WorkloadSpec) -> None:
@@ -75,9 +82,16 @@ class Runtime(Protocol):
         """The ladder's verb: at once, blocking, all of them. Returns what could not be verified as gone."""
         ...
 
+    def kill_all(self) -> list[str]:
+        """The same for whatever of this kind is here."""
+        ...
+
+    def close(self) -> None:
+        """Stop watching. What runs goes on running."""
+        ...
+
 
 def fingerprint(spec: WorkloadSpec) -> str:
     """Changes when, and only when, a running workload would have to be started again."""
-    import hashlib
-
-    return hashlib.sha256(spec.encode()).hexdigest()[:16]
+    started_with = spec.model_dump(mode="json", exclude={"restart", "stop_grace_period"})
+    return hashlib.sha256(json.dumps(started_with, sort_keys=True).encode()).hexdigest()[:16]

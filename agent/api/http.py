@@ -1,0 +1,132 @@
+"""/metrics, /healthz and /readyz, on threads of their own, so that no scrape holds up the event loop.
+
+/healthz: 503 while anything in `Source.health()` is wrong. /readyz: 503 while the node takes no part in the cluster
+(etcd or session); a sick back end leaves it ready for the datasets of the others. Both name what is wrong, by the same
+names as gRPC health. Every answer is asked of the event loop; one that hangs is an answer too: 503, to scrapes as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from prometheus_client import make_wsgi_app
+
+from drover.agent.api.errors import CannotListen
+from drover.agent.api.source import ETCD, SESSION, Source, gauges, unhealthy
+from drover.agent.telemetry import Telemetry
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def serving(source: Source, telemetry: Telemetry, listen: str, patience: float = 2.0) -> AsyncIterator[int]:
+    """Serves until the block is left; yields the port (of interest where `listen` asks for port 0).
+
+    patience: seconds that the event loop gets to answer. Raises CannotListen.
+    """
+    loop = asyncio.get_running_loop()
+    app = _App(source, telemetry, _asker(loop, patience))
+    try:
+        server = _Server(listen, app)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {listen} (listen.http): {error.strerror}") from None
+    # Not the loop's own executor: that may be full of calls that wait for storage.
+    with ThreadPoolExecutor(2, "http") as threads, server:
+        running = loop.run_in_executor(threads, server.serve_forever)
+        try:
+            yield server.server_port
+        finally:
+            await loop.run_in_executor(threads, server.shutdown)
+            await running
+
+
+Ask = Callable[[Callable[[], Any]], Any]
+
+
+def _asker(loop: asyncio.AbstractEventLoop, patience: float) -> Ask:
+    def ask(question: Callable[[], T]) -> T:
+        """Called in a server's thread; answered in the event loop. Raises TimeoutError."""
+
+        async def answer() -> T:
+            return question()
+
+        future = asyncio.run_coroutine_threadsafe(answer(), loop)
+        try:
+            return future.result(patience)
+        except TimeoutError:
+            future.cancel()
+            raise
+
+    return ask
+
+
+class _App:
+    """The WSGI application."""
+
+    def __init__(self, source: Source, telemetry: Telemetry, ask: Ask) -> None:
+        self._source = source
+        self._telemetry = telemetry
+        self._ask = ask
+        self._scraping = threading.Lock()  # the exporter gives one scrape what it collected for another
+        self._metrics: WSGIApplication = make_wsgi_app(telemetry.registry)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path not in ("/metrics", "/healthz", "/readyz"):
+            return _text(start_response, "404 Not Found", "There is /metrics, /healthz and /readyz.\n")
+        try:
+            if path == "/metrics":
+                now = self._ask(lambda: gauges(self._source))
+                with self._scraping:
+                    self._telemetry.show(now)
+                    return self._metrics(environ, start_response)
+            wrong: dict[str, str] = self._ask(lambda: unhealthy(self._source))
+        except TimeoutError:
+            return _text(start_response, "503 Service Unavailable", "The agent's event loop does not answer.\n")
+        failing = wrong if path == "/healthz" else {n: why for n, why in wrong.items() if n in (ETCD, SESSION)}
+        said = json.dumps({"ok": not failing, "wrong": wrong})
+        return _text(
+            start_response, "503 Service Unavailable" if failing else "200 OK", f"{said}\n", "application/json"
+        )
+
+
+def _text(start_response: StartResponse, status: str, text: str, kind: str = "text/plain") -> Iterable[bytes]:
+    body = text.encode()
+    start_response(status, [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10
+    """Seconds that a client may keep a thread waiting."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Scrapes are not worth a line each."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def __init__(self, listen: str, app: WSGIApplication) -> None:
+        parts = urlsplit(f"//{listen}")
+        host, port = parts.hostname or "", parts.port or 0
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+        self.set_app(app)
+
+    def server_bind(self) -> None:
+        """Without the base's reverse look-up of the address, which waits for DNS."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()

@@ -1,0 +1,171 @@
+"""The agent's gRPC server: datasets and node (proto/drover/v1), health (grpc.health.v1), reflection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from drover.agent.api.errors import CannotListen
+from drover.agent.api.source import DatasetView, Source, reported, unhealthy
+from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
+
+_OPTIONS = (("grpc.so_reuseport", 0),)
+"""Two agents on one port must be an error, not a lottery."""
+
+
+@asynccontextmanager
+async def serving(source: Source, listen: str, grace: float = 0.5) -> AsyncIterator[int]:
+    """Serves until the block is left; yields the port (of interest where `listen` asks for port 0).
+
+    grace: seconds that requests under way get at the end. Raises CannotListen.
+    """
+    server = grpc.aio.server(options=_OPTIONS)
+    drover_pb2_grpc.add_DatasetsServicer_to_server(_Datasets(source), server)
+    drover_pb2_grpc.add_NodeServicer_to_server(_Node(source), server)
+    health_pb2_grpc.add_HealthServicer_to_server(_Health(source), server)
+    services = [service.full_name for service in drover_pb2.DESCRIPTOR.services_by_name.values()]
+    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise CannotListen(f"cannot listen on {listen} (listen.grpc): {error}") from None
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(grace)
+
+
+@contextmanager
+def _subscribed(source: Source) -> Iterator[asyncio.Event]:
+    """An event that is set after each change. Many changes set it once: whoever is slow sees the last state only."""
+    changed = asyncio.Event()
+    end = source.subscribe(changed.set)
+    try:
+        yield changed
+    finally:
+        end()
+
+
+class _Datasets(drover_pb2_grpc.DatasetsServicer):
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    async def List(self, request: drover_pb2.ListRequest, context: Any) -> drover_pb2.ListResponse:
+        views = _chosen(self._source, request.names)
+        return drover_pb2.ListResponse(datasets=[_dataset(views[name]) for name in sorted(views)])
+
+    async def Watch(
+        self, request: drover_pb2.WatchRequest, context: Any
+    ) -> AsyncGenerator[drover_pb2.DatasetEvent, None]:
+        """What has been sent is compared with what is: memory is one view a dataset, however slow the reader."""
+        sent: dict[str, DatasetView] = {}
+        synced = False
+        with _subscribed(self._source) as changed:
+            while True:
+                changed.clear()
+                now = _chosen(self._source, request.names)
+                outdated = False
+                for name in sorted(sent.keys() | now.keys()):
+                    if changed.is_set():  # while the reader was busy: it gets what is by now
+                        changed.clear()
+                        now, outdated = _chosen(self._source, request.names), True
+                    if (event := _difference(sent, name, now.get(name))) is not None:
+                        yield event
+                if outdated:
+                    continue
+                if not synced:
+                    synced = True
+                    yield drover_pb2.DatasetEvent(synced=drover_pb2.Synced())
+                await changed.wait()
+
+
+def _chosen(source: Source, names: Collection[str]) -> dict[str, DatasetView]:
+    return {view.name: view for view in source.datasets() if not names or view.name in names}
+
+
+def _difference(sent: dict[str, DatasetView], name: str, now: DatasetView | None) -> drover_pb2.DatasetEvent | None:
+    """What is to be told of one dataset, noted in `sent`; None: nothing new."""
+    if sent.get(name) == now:
+        return None
+    if now is None:
+        del sent[name]
+        return drover_pb2.DatasetEvent(removed=name)
+    sent[name] = now
+    return drover_pb2.DatasetEvent(changed=_dataset(now))
+
+
+def _dataset(view: DatasetView) -> drover_pb2.Dataset:
+    progress = view.progress
+    return drover_pb2.Dataset(
+        name=view.name,
+        phase=drover_pb2.Phase.Value(f"PHASE_{view.phase.name}"),
+        reason=view.reason,
+        warning=view.warning,
+        node=view.node,
+        epoch=view.epoch,
+        path=view.path,
+        size=view.size,
+        backend=view.backend,
+        desired=view.desired,
+        progress=drover_pb2.Progress(what=progress.what, done=progress.done, total=progress.total)
+        if progress
+        else None,
+        here=view.here,
+        since=view.since,
+    )
+
+
+class _Node(drover_pb2_grpc.NodeServicer):
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    async def Get(self, request: drover_pb2.GetNodeRequest, context: Any) -> drover_pb2.NodeState:
+        view = self._source.node()
+        return drover_pb2.NodeState(
+            name=view.name,
+            incarnation=view.incarnation,
+            session=drover_pb2.Session.Value(f"SESSION_{view.session.name}"),
+            deadline_margin_seconds=view.margin,
+        )
+
+
+class _Health(health_pb2_grpc.HealthServicer):
+    """The service "" is the agent as a whole. Every answer is read from `Source.health()`: grpcio's own servicer keeps
+    what it was told last, which would be a second truth."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
+        """Status NOT_FOUND where there is no such service, as the health protocol has it."""
+        status = self._status(request.service)
+        if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r}")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        last: int | None = None
+        with _subscribed(self._source) as changed:
+            while True:
+                changed.clear()
+                if (status := self._status(request.service)) != last:
+                    last = status
+                    yield health_pb2.HealthCheckResponse(status=status)
+                await changed.wait()
+
+    def _status(self, service: str) -> int:
+        response = health_pb2.HealthCheckResponse
+        wrong = unhealthy(self._source)
+        verdicts = {"": not wrong} | {f"drover.{name}": name not in wrong for name in reported(self._source)}
+        if service not in verdicts:
+            return response.SERVICE_UNKNOWN
+        return response.SERVING if verdicts[service] else response.NOT_SERVING

@@ -1,0 +1,172 @@
+"""Runs the planner's steps: each is one transaction, one verb of a back end, or one of a workload kind."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from drover.agent.local import Local, volume_of
+from drover.agent.steps import (
+    Activate,
+    Clear,
+    Create,
+    Destroy,
+    Grow,
+    Handover,
+    Publish,
+    Refresh,
+    Refuse,
+    Release,
+    Reput,
+    StartWorkload,
+    Step,
+    StopWorkload,
+    TakeClaim,
+    Touch,
+    Unpublish,
+)
+from drover.agent.storage.base import Backend, NotFound, StorageError, Token, Volume
+from drover.agent.telemetry import Telemetry
+from drover.agent.workloads.base import Runtime, WorkloadError
+from drover.coordinator.member import Member
+from drover.coordinator.protocol.placement import Dataset
+from drover.coordinator.records import DatasetSpec, State
+
+log = logging.getLogger(__name__)
+
+
+class Unreachable(StorageError):
+    """This node could not bring the dataset up, found before anything was touched."""
+
+
+@dataclass
+class Executor:
+    """The hands of all workers of one incarnation. mount_root: where datasets are mounted, by name."""
+
+    member: Member
+    backends: Mapping[str, Backend]
+    runtimes: Mapping[str, Runtime]
+    local: Local
+    mount_root: Path
+    telemetry: Telemetry
+    cutovers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By dataset: an epoch, and the milliseconds of the move that began it."""
+    _down: dict[str, float] = field(default_factory=dict)
+
+    def path(self, dataset: str) -> Path:
+        return self.mount_root / dataset
+
+    async def run(self, step: Step, unit: Mapping[str, Dataset]) -> None:
+        """Raises StorageError, WorkloadError, StoreError, NotLive. A transaction that fails its compare is no error:
+        the next look tells."""
+        match step:
+            case Touch(name):
+                await self.member.touch(unit[name])
+            case TakeClaim(claim):
+                if await self.member.claim(claim, [unit[n] for n in claim.datasets]) and claim.evidence is not None:
+                    log.warning("%s: %s", ", ".join(claim.datasets), claim.because)
+                    for _ in claim.datasets:
+                        self.telemetry.failed_over(claim.evidence)
+            case Clear(name, stopped):
+                await self.member.cleared(unit[name], stopped)
+            case Activate(name):
+                await self._activate(unit[name])
+            case Refuse(names, to, because):
+                await self._refuse([unit[n] for n in names], to, because)
+            case Create(name):
+                await self._create(unit[name])
+            case Publish(name):
+                await self._publish(unit[name])
+            case Grow(name):
+                backend, volume = self._at(unit[name])
+                await backend.grow(volume)
+            case Refresh(name):
+                await self.member.refresh(unit[name])
+            case Reput(name):
+                await self.member.reput(unit[name])
+            case StartWorkload(name):
+                await self._start(name)
+            case StopWorkload(name):
+                await self._stop(name)
+            case Unpublish(name):
+                self._down.setdefault(name, time.time())
+                backend, volume = self._at(unit[name])
+                await backend.unpublish(volume)
+            case Handover(names, to, because):
+                await self._handover([unit[n] for n in names], to, because)
+            case Release(names, because):
+                await self.member.release([unit[n] for n in names], because)
+            case Destroy(name):
+                await self._destroy(unit[name])
+
+    def _at(self, d: Dataset) -> tuple[Backend, Volume]:
+        volume = volume_of(d)
+        if volume is None or d.tenure is None:
+            raise NotFound(f"{d.name} has no volume")
+        return self.backends[d.tenure.backend], volume
+
+    def _token(self, d: Dataset) -> Token:
+        if d.tenure is None:
+            raise NotFound(f"{d.name} has no tenure")
+        return Token(self.member.cluster_id, d.tenure.uid, d.tenure.epoch, d.tenure.incarnation)
+
+    async def _activate(self, d: Dataset) -> None:
+        backend, volume = self._at(d)
+        wrong = await (backend.reach(volume) if d.tenure and d.tenure.born else backend.health())
+        if wrong is not None:
+            raise Unreachable(wrong)
+        await self.member.activate(d)
+
+    async def _refuse(self, datasets: list[Dataset], to: str | None, because: str) -> None:
+        log.error("%s: %s", ", ".join(d.name for d in datasets), because)
+        self.telemetry.move_failed()
+        if to is not None:
+            await self.member.handover(datasets, to, f"handed back: {because}", refused=True)
+        else:
+            await self.member.release(datasets, because, refused=True)
+
+    async def _create(self, d: Dataset) -> None:
+        backend, volume = self._at(d)
+        if isinstance(d.spec, DatasetSpec) and (wrong := backend.refuse(d.spec.size, d.spec.fs)):
+            raise StorageError(wrong)
+        object_ = await backend.create(volume, self._token(d))
+        await self.member.born(d, object_)
+
+    async def _publish(self, d: Dataset) -> None:
+        backend, volume = self._at(d)
+        await backend.publish(volume, self._token(d), self.path(d.name))
+        tenure = d.tenure
+        if tenure is None or tenure.down is None or self.cutovers.get(d.name, (0, 0))[0] == tenure.epoch:
+            return
+        seconds = max(0.0, time.time() - tenure.down)
+        self.cutovers[d.name] = (tenure.epoch, round(seconds * 1000))
+        self.telemetry.moved(seconds)
+        log.info("%s moved here from %s, cut-over %.0f ms", d.name, tenure.source, seconds * 1000)
+
+    async def _start(self, name: str) -> None:
+        spec = self.member.view.cluster.workloads.get(name)
+        if spec is None:
+            return
+        runtime = self.runtimes.get(spec.kind)
+        if runtime is None:
+            raise WorkloadError(f"this node has no runtime for workloads of kind {spec.kind}")
+        await runtime.start(name, spec, {d: self.path(d) for d in spec.datasets})
+
+    async def _stop(self, name: str) -> None:
+        spec = self.member.view.cluster.workloads.get(name)
+        if spec is not None and spec.kind in self.runtimes:
+            await self.runtimes[spec.kind].stop(name, spec.stop_grace_period)
+
+    async def _handover(self, datasets: list[Dataset], to: str, because: str) -> None:
+        down = [at for d in datasets if (at := self._down.pop(d.name, None)) is not None]
+        await self.member.handover(datasets, to, because, down=min(down, default=None))
+
+    async def _destroy(self, d: Dataset) -> None:
+        if d.tenure is None or d.tenure.state is not State.ACTIVE:
+            return
+        backend, volume = self._at(d)
+        await backend.destroy(volume, self._token(d))
+        await self.member.destroyed(d)

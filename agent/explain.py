@@ -1,0 +1,103 @@
+"""What people are told about a dataset: its phase and the reason. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from drover.agent.situation import TRIES, Situation
+from drover.agent.storage.base import Attached, Away, Mounted
+from drover.agent.workloads.base import Absent, Exited
+from drover.agent.workloads.restart import restart_at
+from drover.coordinator.protocol.placement import Claim, Dataset, Decision, Dismiss, Give, Keep, Nothing, speaker
+from drover.coordinator.records import Holder, Phase, State, Status
+
+
+def explain(s: Situation, decision: Decision) -> dict[str, Status]:
+    mine = {d.name for d in s.mine}
+    told: dict[str, Status] = {}
+    for d in s.unit:
+        if d.name in mine:
+            told[d.name] = _holder_status(s, d, decision)
+        elif _orphaned(s, d) and speaker(d.name, s.cluster) == s.node:
+            told[d.name] = _orphan_status(s, d, decision)
+    return told
+
+
+def _orphaned(s: Situation, d: Dataset) -> bool:
+    return d.tenure is None or not d.tenure.held or d.tenure.incarnation in s.cluster.fences
+
+
+def _orphan_status(s: Situation, d: Dataset, decision: Decision) -> Status:
+    epoch = d.tenure.epoch if d.tenure else 0
+    if d.tenure is not None and d.tenure.state is State.DESTROYED and d.spec is None:
+        return Status(phase=Phase.DESTROYED, epoch=epoch, reason="destroyed, as its spec said")
+    match decision:
+        case Nothing(reason):
+            stopped = d.tenure is not None and d.tenure.state is State.RELEASED and d.spec is None
+            phase = Phase.STOPPED if stopped else Phase.WAITING
+        case Claim(because=because):
+            phase, reason = Phase.STARTING, because
+        case _:
+            phase, reason = Phase.WAITING, ""
+    return Status(phase=phase, reason=reason, epoch=epoch)
+
+
+def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
+    tenure = d.tenure
+    assert tenure is not None
+    here = s.here.get(d.name, Away())
+    status = Status(phase=Phase.STARTING, node=s.node, epoch=tenure.epoch, reason=tenure.because)
+    if isinstance(here, Mounted):
+        status = _with(status, phase=Phase.ACTIVE, path=str(here.path), cutover_ms=s.cutovers.get(d.name))
+    elif isinstance(here, Attached):
+        status = _with(status, reason=f"attached as {here.device}")
+    match decision:
+        case Give(to):
+            status = _with(status, phase=Phase.MOVING, reason=f"to {to}")
+        case Dismiss(because=because):
+            status = _with(status, phase=Phase.MOVING, reason=because)
+        case Keep(warning) if warning:
+            status = _with(status, warning=warning)
+    if tenure.state is State.ASSIGNED and tenure.unfenced:
+        status = _with(status, phase=Phase.WAITING, reason=_unfenced_reason(s, d, tenure.unfenced))
+    if s.trouble is not None:
+        failed = s.trouble.tries >= TRIES and not isinstance(here, Mounted)
+        phase = Phase.FAILED if failed else status.phase
+        return _with(status, phase=phase, reason=s.trouble.reason)
+    if note := _workload_note(s, d):
+        status = _with(status, reason=note)
+    return status
+
+
+def _with(status: Status, **changes: object) -> Status:
+    return status.model_copy(update=changes)
+
+
+def _unfenced_reason(s: Situation, d: Dataset, holders: Sequence[Holder]) -> str:
+    waiting = [h for h in holders if not s.clearable(d, h)]
+    names = ", ".join(h.node for h in waiting or holders)
+    return (
+        f"{names} may still be writing: it fell silent, and nothing proves that it has stopped."
+        f" Needs you: make sure that it is off, then drover fence {names} --confirm"
+    )
+
+
+def _workload_note(s: Situation, d: Dataset) -> str:
+    """What keeps a workload of this dataset from running, if anything."""
+    for name, spec in s.workloads:
+        if d.name not in spec.datasets:
+            continue
+        if spec.kind not in s.allowed:
+            return f"workload {name} is of kind {spec.kind}, which this node does not allow ([workloads] allow)"
+        condition = s.conditions.get(name, Absent())
+        if isinstance(condition, Exited):
+            again = restart_at(spec, condition, s.failures.get(name, 0))
+            how = (
+                f"exited with status {condition.status}"
+                if condition.status >= 0
+                else f"died of signal {-condition.status}"
+            )
+            return f"workload {name} {how}; " + ("restarts" if again is not None else "is not restarted")
+        if missing := [n for n in spec.datasets if not isinstance(s.here.get(n), Mounted)]:
+            return f"workload {name} waits for dataset {missing[0]}"
+    return ""

@@ -1,0 +1,262 @@
+"""Helpers that wait for jobs, so that a cut-over starts no process. The agent's side of main.py."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from drover.agent.cgroups import Cgroups
+from drover.agent.helper.child import START_TIMEOUT, Child
+from drover.agent.helper.main import IDLE
+from drover.agent.helper.wire import error_from_wire
+from drover.agent.storage.base import GateClosed, HelperDied, StorageError
+from drover.coordinator.protocol.clock import Deadline
+
+log = logging.getLogger("drover.helper")
+
+KILL_TIMEOUT = 5.0
+"""Seconds that a killed helper may take to be gone: longer means that it hangs in the kernel."""
+
+PRELOADED = ("drover.agent.storage.loopback_io",)
+
+
+class HelperPool:
+    """Runs functions in helper processes (`Runner`). A context manager; used in one event loop.
+
+    gate: the deadline that holds now, or None while the gate is closed. size: helpers that wait; most: jobs at the same
+    time. left_over: on entry also kill what an earlier agent left in datasets/*, and not only its idle helpers.
+    """
+
+    def __init__(
+        self,
+        cgroups: Cgroups,
+        gate: Callable[[], Deadline | None],
+        modules: Sequence[str] = PRELOADED,
+        size: int = 2,
+        most: int = 16,
+        left_over: bool = False,
+    ) -> None:
+        self._cgroups = cgroups
+        self._gate = gate
+        self._modules = modules
+        self._size = size
+        self._places = asyncio.Semaphore(most)
+        self._left_over = left_over
+        self._idle: deque[Child] = deque()
+        self._prepared: dict[str, Child] = {}
+        self._busy: set[Child] = set()
+        self._all: set[Child] = set()
+        self._wake = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Raises StorageError where a left-over helper cannot be killed."""
+        await self._kill_left_overs()
+        self._wake.set()
+        self._keeper = asyncio.create_task(self._keep(), name="helper pool")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Jobs that still run are killed."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._keeper
+        for child in list(self._all):
+            child.kill()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(KILL_TIMEOUT):
+                for child in list(self._all):
+                    await child.gone.wait()
+
+    async def run(self, dataset: str, function: str, arguments: Mapping[str, Any], timeout: float) -> Any:
+        """See `Runner.run`. timeout: seconds, of which waiting for a free helper is a part. Cancelled, it kills the
+        helper first."""
+        if self._gate() is None:
+            raise _closed()
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._places.acquire()
+        except TimeoutError:
+            raise HelperDied(f"{function}: no helper became free within {timeout:g} s; nothing was done") from None
+        try:
+            child = await self._take(dataset)
+            return await self._job(child, dataset, function, arguments, timeout - (time.monotonic() - started))
+        finally:
+            self._places.release()
+
+    async def prepare(self, dataset: str) -> None:
+        """Send a helper into the dataset's cgroup already, which can take 8 ms: the dataset's next job finds it there.
+        It stays until then, or until `unprepare`. Once is enough."""
+        if dataset in self._prepared:
+            return
+        child = await self._take(dataset)
+        child.send({"prepare": _cgroup(dataset)})
+        if not await _ready(child):
+            return
+        if dataset in self._prepared:
+            child.dismiss()
+        else:
+            self._prepared[dataset] = child
+
+    def unprepare(self, dataset: str) -> None:
+        """No job is to come, and the dataset's cgroup is to be empty."""
+        if child := self._prepared.pop(dataset, None):
+            child.dismiss()
+
+    def abort(self) -> None:
+        """Kill what runs now: for a gate that closes before its deadline. The jobs raise HelperDied."""
+        for child in self._busy:
+            child.kill()
+
+    async def _job(
+        self, child: Child, dataset: str, function: str, arguments: Mapping[str, Any], timeout: float
+    ) -> Any:
+        gate = self._gate()
+        if gate is None:
+            self._rest(child)
+            raise _closed()
+        answer, timed_out, hangs = None, False, False
+        self._busy.add(child)
+        try:
+            child.send(
+                {
+                    "cgroup": _cgroup(dataset),
+                    "not_after": {"boot": gate.boot, "raw": gate.raw},
+                    "function": function,
+                    "arguments": arguments,
+                }
+            )
+            async with asyncio.timeout(timeout):
+                answer = await child.receive()
+        except TimeoutError:
+            timed_out = True
+        finally:
+            self._busy.discard(child)
+            if answer is None:
+                child.kill()
+                hangs = await self._hangs(child, dataset)
+        if answer is None:
+            how = f"did not finish within {timeout:.0f} s and was killed" if timed_out else _death(child)
+            rest = "; it hangs in the kernel: the storage does not answer" if hangs else ""
+            raise HelperDied(f"the helper that ran {function} for {dataset} {how}{rest}")
+        self._rest(child)
+        if "error" in answer:
+            raise error_from_wire(answer["error"])
+        return answer["result"]
+
+    async def _take(self, dataset: str) -> Child:
+        """A helper that is ready: the prepared one, an idle one, else a new one."""
+        child = self._prepared.pop(dataset, None) or self._next_idle()
+        while child is not None:
+            if await _ready(child):
+                return child
+            child = self._next_idle()
+        try:
+            return await self._start()
+        except OSError as error:
+            raise HelperDied(f"no helper process can be started: {error}; nothing was done") from error
+
+    def _next_idle(self) -> Child | None:
+        self._wake.set()
+        return self._idle.popleft() if self._idle else None
+
+    def _rest(self, child: Child) -> None:
+        if len(self._idle) < self._size:
+            self._idle.append(child)
+        else:
+            child.dismiss()
+
+    async def _start(self) -> Child:
+        child = await Child.start(self._cgroups, self._modules, self._wake.set)
+        self._all.add(child)
+        if not await _ready(child):
+            raise OSError(f"the helper was not ready within {START_TIMEOUT:g} s, or died ({child.exit_status})")
+        return child
+
+    async def _keep(self) -> None:
+        """Replaces idle helpers that were taken or died."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._all = {child for child in self._all if not child.gone.is_set()}
+            self._idle = deque(child for child in self._idle if not child.gone.is_set())
+            self._prepared = {dataset: child for dataset, child in self._prepared.items() if not child.gone.is_set()}
+            try:
+                while len(self._idle) < self._size:
+                    self._idle.append(await self._start())
+            except OSError as error:
+                log.warning("no helper can be started: %s; trying again", error)
+                await asyncio.sleep(1)
+                self._wake.set()
+
+    async def _hangs(self, child: Child, dataset: str) -> bool:
+        """Waits until a killed helper and all it started are gone; whether they are not."""
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(KILL_TIMEOUT):
+                await child.gone.wait()
+        except TimeoutError:
+            return True
+        left = KILL_TIMEOUT - (time.monotonic() - started)
+        return not await asyncio.to_thread(self._group_is_gone, child.pid, _cgroup(dataset), left)
+
+    def _group_is_gone(self, group: int, path: str, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while any(_group_of(pid) == group for pid in self._cgroups.pids(path)):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
+    async def _kill_left_overs(self) -> None:
+        paths = [IDLE]
+        if self._left_over:
+            paths += [f"datasets/{name}" for name in self._cgroups.names("datasets")]
+        stuck = await asyncio.to_thread(self._cgroups.kill_all, paths, KILL_TIMEOUT)
+        if stuck:
+            raise StorageError(
+                f"helpers of an earlier agent cannot be killed (in the cgroups {', '.join(stuck)}): they hang in the "
+                "kernel because storage does not answer; mend the storage or reboot"
+            )
+
+
+async def _ready(child: Child) -> bool:
+    """Whether it can take a job. One that cannot, or that nobody waits for any more, is killed."""
+    ready = False
+    try:
+        ready = await child.rested()
+    finally:
+        if not ready:
+            child.kill()
+    return ready
+
+
+def _cgroup(dataset: str) -> str:
+    return f"datasets/{dataset}"
+
+
+def _closed() -> GateClosed:
+    return GateClosed("this node may not write now (it has no contact to the cluster): nothing was done")
+
+
+def _death(child: Child) -> str:
+    status = child.exit_status
+    return f"was killed by signal {-status}" if status and status < 0 else f"ended early (status {status})"
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None

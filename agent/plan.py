@@ -1,0 +1,217 @@
+"""What to do next about a unit of datasets. Pure: records + what is really here → steps, and what people are told.
+
+The table, for a unit (one dataset, or those that belong together), from top to bottom; the first that applies:
+
+    situation                                          steps
+    the gate is closed                                 none: the ladder is at work
+    something is here of a dataset that is not mine    stop its workloads, then unpublish it
+    mine, from before this life of the agent           touch it: nothing sent earlier can commit any more
+    wanted elsewhere                                   stop workloads → unpublish → hand over
+    not wanted any more                                stop workloads → unpublish → release or destroy
+    free, and this node is first                       claim
+    mine, assigned                                     clear those known to have stopped → activate (or refuse)
+    mine, active, not born                             create
+    mine, active, not mounted                          publish
+    mine, mounted                                      grow, start workloads, keep records up to date
+    anything else                                      none, and the reason why
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from drover.agent.explain import explain
+from drover.agent.situation import TRIES, Situation
+from drover.agent.steps import (
+    Activate,
+    Clear,
+    Create,
+    Destroy,
+    Grow,
+    Handover,
+    Publish,
+    Refresh,
+    Refuse,
+    Release,
+    Reput,
+    StartWorkload,
+    Step,
+    StopWorkload,
+    TakeClaim,
+    Touch,
+    Unpublish,
+)
+from drover.agent.storage.base import Away, Mounted
+from drover.agent.workloads.base import Absent, Exited, Running, fingerprint
+from drover.agent.workloads.restart import restart_at
+from drover.coordinator.protocol import ownership, placement
+from drover.coordinator.protocol.placement import Claim, Dataset, Dismiss, Give, Keep, Nothing
+from drover.coordinator.records import DatasetSpec, State, Status, WorkloadSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """steps: to run now, side by side. statuses: by dataset, for those that this node may report on. wake:
+    CLOCK_BOOTTIME at which to look again though nothing has happened; None: only when something happens."""
+
+    steps: tuple[Step, ...] = ()
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+    wake: float | None = None
+
+
+def plan(s: Situation) -> Plan:
+    """The next steps. Called again after they have run, and whenever something has changed."""
+    if not s.gate:
+        return Plan()
+    if s.trouble is not None and s.trouble.until > s.now and not _abandons(s):
+        return Plan((), explain(s, _decide(s)), s.trouble.until)
+    decision = _decide(s)
+    steps, wake = _steps(s, decision)
+    return Plan(steps, explain(s, decision), wake)
+
+
+def _decide(s: Situation) -> placement.Decision:
+    decision = placement.decide(s.node, s.incarnation, s.unit, s.cluster)
+    if isinstance(decision, Give) and s.blocked is not None and s.blocked.until > s.now:
+        asking = placement.newest_desired(s.unit)
+        if asking is not None and asking.desired_revision == s.blocked.asked:
+            return Keep(s.blocked.reason)
+    return decision
+
+
+def _abandons(s: Situation) -> bool:
+    """Whether trouble is no reason to wait: its cause is bringing the unit up here, and it is wanted elsewhere."""
+    return isinstance(_decide(s), Give | Dismiss) and all(isinstance(h, Away) for h in s.here.values())
+
+
+def _steps(s: Situation, decision: placement.Decision) -> tuple[tuple[Step, ...], float | None]:
+    mine = s.mine
+    names = {d.name for d in mine}
+    strays = [name for name, here in s.here.items() if name not in names and not isinstance(here, Away)]
+    if strays:
+        stop = _stop(s, strays)
+        return stop or tuple(Unpublish(name, leaving=False) for name in strays), None
+    if old := [d for d in mine if d.tenure_revision <= s.life]:
+        return tuple(Touch(d.name) for d in old), None
+    match decision:
+        case Give(to, because):
+            return _leave(s, mine) or (Handover(tuple(d.name for d in mine), to, because),), None
+        case Dismiss(datasets, destroy, because):
+            return _dismiss(s, [d for d in mine if d.name in datasets], destroy, because), None
+        case Claim(delay=delay):
+            due = (s.claim_since if s.claim_since is not None else s.now) + delay
+            return ((TakeClaim(decision),), None) if due <= s.now else ((), due)
+        case Keep():
+            steps, wake = _hold(s, mine)
+            if s.blocked is not None and s.blocked.until > s.now:
+                wake = min(wake or s.blocked.until, s.blocked.until)
+            return steps, wake
+        case Nothing():
+            return _stop(s, [d.name for d in s.unit]), None
+
+
+def _running(s: Situation, datasets: Sequence[str]) -> list[str]:
+    """Workloads that are here and use one of these datasets."""
+    return sorted(
+        name
+        for name, condition in s.conditions.items()
+        if not isinstance(condition, Absent)
+        and (spec := s.cluster.workloads.get(name)) is not None
+        and set(spec.datasets) & set(datasets)
+    )
+
+
+def _stop(s: Situation, datasets: Sequence[str]) -> tuple[Step, ...]:
+    return tuple(StopWorkload(name) for name in _running(s, datasets))
+
+
+def _leave(s: Situation, leaving: Sequence[Dataset]) -> tuple[Step, ...]:
+    """Out of use here: workloads first, then mounts. Nothing when that is done."""
+    names = [d.name for d in leaving]
+    if stop := _stop(s, names):
+        return stop
+    return tuple(Unpublish(n) for n in names if not isinstance(s.here.get(n, Away()), Away))
+
+
+def _dismiss(s: Situation, leaving: Sequence[Dataset], destroy: Sequence[str], because: str) -> tuple[Step, ...]:
+    if steps := _leave(s, leaving):
+        return steps
+    doomed = [d for d in leaving if d.name in destroy]
+    if bring := tuple(step for d in doomed for step in _assigned(s, d)):
+        return bring
+    kept = tuple(d.name for d in leaving if d.name not in destroy)
+    release: tuple[Step, ...] = (Release(kept, because),) if kept else ()
+    # What is not cut off may still write: it is not destroyed under anybody's hands.
+    return (*release, *(Destroy(d.name) for d in doomed if d.tenure and d.tenure.state is State.ACTIVE))
+
+
+def _assigned(s: Situation, d: Dataset) -> tuple[Step, ...]:
+    """From assigned to active; nothing when it is, or when somebody may still be writing."""
+    tenure = d.tenure
+    if tenure is None or tenure.state is not State.ASSIGNED:
+        return ()
+    stopped = tuple(h for h in tenure.unfenced if s.clearable(d, h))
+    if stopped:
+        return (Clear(d.name, stopped),)
+    if tenure.unfenced:
+        return ()
+    return (Activate(d.name),)
+
+
+def _hold(s: Situation, mine: Sequence[Dataset]) -> tuple[tuple[Step, ...], float | None]:
+    assigned = [d for d in mine if d.tenure and d.tenure.state is State.ASSIGNED]
+    if assigned and s.trouble is not None and s.trouble.tries >= TRIES:
+        to = placement.successor(s.node, assigned, s.cluster)
+        return (Refuse(tuple(d.name for d in assigned), to, f"{s.node} cannot take it: {s.trouble.reason}"),), None
+    steps: list[Step] = []
+    asking = placement.newest_desired(s.unit)
+    at_home = asking is not None and asking.desired == s.node
+    for d in mine:
+        steps += _assigned(s, d) or _bring_up(s, d)
+        if d.tenure and d.tenure.state is State.ACTIVE:
+            if not d.leased:
+                steps.append(Reput(d.name))
+            if ownership.stale_copy(d, at_home) and isinstance(s.here.get(d.name), Mounted):
+                steps.append(Refresh(d.name))
+    workloads, wake = _workloads(s, mine)
+    return (*steps, *workloads), wake
+
+
+def _bring_up(s: Situation, d: Dataset) -> tuple[Step, ...]:
+    tenure = d.tenure
+    if tenure is None or tenure.state is not State.ACTIVE:
+        return ()
+    if not tenure.born:
+        return (Create(d.name),)
+    here = s.here.get(d.name, Away())
+    if not isinstance(here, Mounted):
+        return (Publish(d.name),)
+    if isinstance(d.spec, DatasetSpec) and not d.replaced and d.spec.size != here.size:
+        return (Grow(d.name),)
+    return ()
+
+
+def _workloads(s: Situation, mine: Sequence[Dataset]) -> tuple[list[Step], float | None]:
+    steps: list[Step] = []
+    wakes: list[float] = []
+    for name, spec in s.workloads:
+        ready = _ready(s, spec, mine)
+        match s.conditions.get(name, Absent()):
+            case Running(fingerprint=started) if not ready or started != fingerprint(spec):
+                steps.append(StopWorkload(name))
+            case Exited(fingerprint=started) as exited if ready and spec.kind in s.allowed:
+                due = restart_at(spec, exited, s.failures.get(name, 0)) if started == fingerprint(spec) else s.now
+                if due is not None and due <= s.now:
+                    steps.append(StartWorkload(name))
+                elif due is not None:
+                    wakes.append(due)
+            case Absent() if ready and spec.kind in s.allowed:
+                steps.append(StartWorkload(name))
+    return steps, min(wakes, default=None)
+
+
+def _ready(s: Situation, spec: WorkloadSpec, mine: Sequence[Dataset]) -> bool:
+    """All its datasets are active and mounted here."""
+    active = {d.name for d in mine if d.tenure and d.tenure.state is State.ACTIVE}
+    return all(n in active and isinstance(s.here.get(n), Mounted) for n in spec.datasets)

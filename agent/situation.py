@@ -1,0 +1,79 @@
+"""All that is decided on about a unit of datasets: records, and what is really here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from drover.agent.storage.base import Here
+from drover.agent.workloads.base import Condition
+from drover.coordinator.protocol.ownership import may_clear
+from drover.coordinator.protocol.placement import Cluster, Dataset
+from drover.coordinator.records import Fence, Holder, WorkloadSpec
+
+TRIES = 3
+"""An assigned holder that could not activate so often hands the dataset on."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A step that failed. until: CLOCK_BOOTTIME before which it is not tried again. tries: failures in a row."""
+
+    reason: str
+    until: float
+    tries: int = 1
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """A move that was given up for a while, because the dataset could not be taken out of use here. asked: the mod
+    revision of the `desired` that asked for it: a newer one tries at once."""
+
+    asked: int
+    reason: str
+    until: float
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that is decided on. now: CLOCK_BOOTTIME, seconds. life: etcd's revision when this life of the agent began.
+
+    here: by dataset, for those with a tenure. cutovers: by dataset: milliseconds of the planned move that began this
+    epoch. conditions: by workload of this unit. failures: restarts in a row, by
+    workload. claim_since: when the claim that is open was first decided on.
+    """
+
+    node: str
+    incarnation: str
+    now: float
+    life: int
+    gate: bool
+    unit: tuple[Dataset, ...]
+    cluster: Cluster
+    here: Mapping[str, Here]
+    paths: Mapping[str, str]
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    allowed: frozenset[str] = frozenset()
+    claim_since: float | None = None
+    trouble: Trouble | None = None
+    blocked: Blocked | None = None
+    cutovers: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def mine(self) -> list[Dataset]:
+        """The datasets of the unit that this incarnation holds."""
+        return [d for d in self.unit if d.tenure and d.tenure.held and d.tenure.incarnation == self.incarnation]
+
+    @property
+    def workloads(self) -> list[tuple[str, WorkloadSpec]]:
+        """Those that use a dataset of the unit, by name."""
+        names = {d.name for d in self.unit}
+        return [(n, spec) for n, spec in sorted(self.cluster.workloads.items()) if names & set(spec.datasets)]
+
+    def fence(self, holder: Holder) -> Fence | None:
+        return self.cluster.fences.get(holder.incarnation)
+
+    def clearable(self, d: Dataset, holder: Holder) -> bool:
+        """Whether this earlier holder is known to write no more."""
+        return may_clear(holder, d, self.fence(holder))

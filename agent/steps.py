@@ -1,0 +1,119 @@
+"""The steps that the planner asks for, as plain values. `drover.agent.execute` runs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drover.coordinator.protocol.placement import Claim
+from drover.coordinator.records import Holder
+
+
+@dataclass(frozen=True)
+class Touch:
+    dataset: str
+
+
+@dataclass(frozen=True)
+class TakeClaim:
+    claim: Claim
+
+
+@dataclass(frozen=True)
+class Clear:
+    dataset: str
+    stopped: tuple[Holder, ...]
+
+
+@dataclass(frozen=True)
+class Activate:
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """This node cannot activate them: hand them to `to`, or release them."""
+
+    datasets: tuple[str, ...]
+    to: str | None
+    because: str
+
+
+@dataclass(frozen=True)
+class Create:
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Publish:
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Grow:
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Refresh:
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Reput:
+    dataset: str
+
+
+@dataclass(frozen=True)
+class StartWorkload:
+    workload: str
+
+
+@dataclass(frozen=True)
+class StopWorkload:
+    workload: str
+
+
+@dataclass(frozen=True)
+class Unpublish:
+    """leaving: the move or release that it is for; then what stands in the way gives that up for a while."""
+
+    dataset: str
+    leaving: bool = True
+
+
+@dataclass(frozen=True)
+class Handover:
+    datasets: tuple[str, ...]
+    to: str
+    because: str
+
+
+@dataclass(frozen=True)
+class Release:
+    datasets: tuple[str, ...]
+    because: str
+
+
+@dataclass(frozen=True)
+class Destroy:
+    dataset: str
+
+
+Step = (
+    Touch
+    | TakeClaim
+    | Clear
+    | Activate
+    | Refuse
+    | Create
+    | Publish
+    | Grow
+    | Refresh
+    | Reput
+    | StartWorkload
+    | StopWorkload
+    | Unpublish
+    | Handover
+    | Release
+    | Destroy
+)

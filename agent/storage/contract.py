@@ -1,0 +1,519 @@
+"""The suite that a back end must pass whose volumes move by detaching here and attaching there (exclusive block, shared
+file). For back ends outside this repository, too; needs pytest, pytest-asyncio and root:
+
+    from drover.agent.storage.contract import Contract, Traits, two_nodes
+
+    class TestMine(Contract):
+        @pytest.fixture
+        async def nodes(self, tmp_path):
+            async with two_nodes(lambda node, runner: Mine({...}, node, runner), tmp_path, Traits(...)) as nodes:
+                yield nodes
+
+Each test's name is a promise. The helpers, their cgroups, the mounts and what is killed are real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drover.agent.cgroups import Cgroups
+from drover.agent.helper.pool import PRELOADED, HelperPool
+from drover.agent.storage.base import (
+    Away,
+    Backend,
+    Busy,
+    Foreign,
+    GateClosed,
+    HelperDied,
+    Mounted,
+    NotFound,
+    Runner,
+    StorageError,
+    Superseded,
+    Token,
+    Volume,
+)
+from drover.coordinator.clock import read_clock
+from drover.coordinator.protocol.clock import Deadline
+
+MOMENTS = (0.0, 0.001, 0.004, 0.015)
+"""Seconds after its beginning at which a job's helper is killed."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the suite must know. size, larger: bytes. too_small: bytes that `refuse` refuses for `fs`. grows_mounted:
+    else `grow` says that it happens at the next publish. lose: make the volume's data vanish behind Drover's back.
+    stored: a digest of all bytes that the storage holds of it now."""
+
+    size: int
+    larger: int
+    too_small: int
+    fs: str | None
+    grows_mounted: bool
+    lose: Callable[[Volume], None]
+    stored: Callable[[Volume], str]
+
+
+class Gate:
+    """Open for a minute from each look; `closed` closes it."""
+
+    closed = False
+
+    def __call__(self) -> Deadline | None:
+        return None if self.closed else read_clock().plus(60)
+
+
+class WatchedRunner:
+    """Counts jobs, and kills the helper of the next one `kill_after` seconds after it began."""
+
+    def __init__(self, runner: Runner, cgroups: Cgroups) -> None:
+        self._runner = runner
+        self._cgroups = cgroups
+        self.jobs = 0
+        self.kill_after: float | None = None
+
+    async def run(self, dataset: str, function: str, arguments: Mapping[str, Any], timeout: float) -> Any:
+        self.jobs += 1
+        after, self.kill_after = self.kill_after, None
+        killer = None if after is None else asyncio.create_task(self._kill(f"datasets/{dataset}", after))
+        try:
+            return await self._runner.run(dataset, function, arguments, timeout)
+        finally:
+            if killer is not None:
+                killer.cancel()
+                with suppress(asyncio.CancelledError):
+                    await killer
+
+    async def _kill(self, path: str, after: float) -> None:
+        while not (pids := self._cgroups.pids(path)):
+            await asyncio.sleep(0)
+        await asyncio.sleep(after)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Node:
+    """mounts: a directory below which it mounts."""
+
+    backend: Backend
+    runner: WatchedRunner
+    mounts: Path
+
+    def path(self, volume: Volume) -> Path:
+        return self.mounts / volume.dataset
+
+    async def publish(self, volume: Volume, token: Token) -> Mounted:
+        return await self.backend.publish(volume, token, self.path(volume))
+
+    async def here(self, volume: Volume) -> object:
+        return (await self.backend.look([volume]))[volume.dataset]
+
+
+class TwoNodes:
+    """Two nodes that share the storage."""
+
+    def __init__(self, a: Node, b: Node, gate: Gate, traits: Traits) -> None:
+        self.a, self.b, self.gate, self.traits = a, b, gate, traits
+
+    async def volume(self, dataset: str = "pgdata") -> tuple[Volume, Token]:
+        """A new one, with the token of epoch 1."""
+        volume, token = self.unmade(dataset)
+        created = await self.a.backend.create(volume, token)
+        return replace(volume, object=created), token
+
+    def unmade(self, dataset: str = "pgdata") -> tuple[Volume, Token]:
+        volume = Volume(dataset, secrets.token_hex(8), self.traits.size, self.traits.fs)
+        return volume, Token("cluster-1", volume.uid, 1, "incarnation-1")
+
+
+@asynccontextmanager
+async def two_nodes(
+    make: Callable[[str, Runner], Backend], directory: Path, traits: Traits, modules: tuple[str, ...] = PRELOADED
+) -> AsyncIterator[TwoNodes]:
+    """Afterwards everything is cut off and gone from this machine; what is stored is the caller's to clean up."""
+    cgroups, gate = Cgroups.find(f"drover-contract-{os.getpid()}-{secrets.token_hex(4)}"), Gate()
+    cgroups.make("helpers")
+    try:
+        async with HelperPool(cgroups, gate, modules, size=1) as pool:
+            made = []
+            for name in ("a", "b"):
+                runner = WatchedRunner(pool, cgroups)
+                made.append(Node(make(name, runner), runner, directory / f"mounts-{name}"))
+            nodes = TwoNodes(made[0], made[1], gate, traits)
+            try:
+                yield nodes
+            finally:
+                for node in made:
+                    await asyncio.to_thread(node.backend.cut)
+    finally:
+        cgroups.kill_all(["helpers", "datasets"], 5)
+        for path in ("helpers", "datasets"):
+            cgroups.remove(path)
+        cgroups.root.rmdir()
+
+
+def newer(token: Token) -> Token:
+    """The next epoch, of another incarnation."""
+    return replace(token, epoch=token.epoch + 1, incarnation=f"incarnation-{token.epoch + 1}")
+
+
+async def insist(verb: Callable[[], Awaitable[Any]]) -> None:
+    """Once with a helper that may be killed half-way, then again."""
+    with suppress(HelperDied):
+        await verb()
+    await verb()
+
+
+class Contract:
+    """Subclasses give the fixture `nodes`."""
+
+    async def test_create_twice_makes_one_volume(self, nodes: TwoNodes) -> None:
+        volume, token = nodes.unmade()
+        assert await nodes.a.backend.create(volume, token) == await nodes.a.backend.create(volume, token) != ""
+
+    async def test_create_leaves_a_volume_that_has_data_alone(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        (nodes.a.path(volume) / "kept").write_text("data")
+        await nodes.a.backend.unpublish(volume)
+        await nodes.a.backend.create(volume, token)
+        await nodes.a.publish(volume, token)
+        assert (nodes.a.path(volume) / "kept").read_text() == "data"
+
+    async def test_data_written_on_one_node_is_there_on_the_other_and_back(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        lines = ""
+        for node in (nodes.a, nodes.b, nodes.a):
+            mounted = await node.publish(volume, token)
+            assert mounted.path == node.path(volume)
+            assert os.path.ismount(mounted.path)
+            file = mounted.path / "log"
+            assert (file.read_text() if lines else "") == lines
+            lines += f"epoch {token.epoch}\n"
+            file.write_text(lines)
+            await node.backend.unpublish(volume)
+            assert not os.path.ismount(mounted.path)
+            token = newer(token)
+
+    async def test_publish_twice_is_publish_once(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        first = await nodes.a.publish(volume, token)
+        assert await nodes.a.publish(volume, token) == first == await nodes.a.here(volume)
+        await nodes.a.backend.unpublish(volume)
+        assert await nodes.a.here(volume) == Away()
+
+    async def test_publish_is_busy_while_the_other_node_has_it_and_says_where(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        with pytest.raises(Busy) as busy:
+            await nodes.b.publish(volume, newer(token))
+        assert busy.value.by
+        assert busy.value.by in str(busy.value)
+        assert await nodes.b.here(volume) == Away()
+        (nodes.a.path(volume) / "still").write_text("writable")
+
+    async def test_an_older_epoch_is_refused_and_nothing_is_touched(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.b.publish(volume, newer(token))
+        await nodes.b.backend.unpublish(volume)
+        before = nodes.traits.stored(volume)
+        for verb in (
+            lambda: nodes.a.publish(volume, token),
+            lambda: nodes.a.backend.create(volume, token),
+            lambda: nodes.a.backend.destroy(volume, token),
+        ):
+            with pytest.raises(Superseded, match="newer than ours"):
+                await verb()
+        assert await nodes.a.here(volume) == Away()
+        assert nodes.traits.stored(volume) == before
+
+    async def test_the_same_epoch_of_another_incarnation_is_refused(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        with pytest.raises(Superseded):
+            await nodes.b.publish(volume, replace(token, incarnation="a stranger"))
+
+    async def test_another_clusters_volume_is_refused_and_nothing_is_touched(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        theirs = replace(token, cluster="cluster-2", epoch=9)
+        before = nodes.traits.stored(volume)
+        for verb in (
+            lambda: nodes.b.publish(volume, theirs),
+            lambda: nodes.b.backend.create(volume, theirs),
+            lambda: nodes.b.backend.destroy(volume, theirs),
+        ):
+            with pytest.raises(Foreign, match="cluster-1"):
+                await verb()
+        assert nodes.traits.stored(volume) == before
+
+    async def test_a_newer_epoch_takes_over_what_is_mounted_and_shuts_the_old_one_out(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        first = await nodes.a.publish(volume, token)
+        assert await nodes.a.publish(volume, newer(token)) == first
+        await nodes.a.backend.unpublish(volume)
+        with pytest.raises(Superseded):
+            await nodes.a.publish(volume, token)
+
+    async def test_missing_data_is_not_found_and_never_an_empty_file_system(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        assert await nodes.b.backend.reach(volume) is None
+        nodes.traits.lose(volume)
+        for verb in (lambda: nodes.b.publish(volume, token), lambda: nodes.b.backend.create(volume, token)):
+            with pytest.raises(NotFound):
+                await verb()
+        assert await nodes.b.backend.reach(volume)
+        assert await nodes.b.here(volume) == Away()
+
+    async def test_a_volume_that_was_never_created_is_not_found(self, nodes: TwoNodes) -> None:
+        volume, token = nodes.unmade()
+        with pytest.raises(NotFound):
+            await nodes.a.publish(volume, token)
+        assert await nodes.a.backend.reach(volume)
+
+    async def test_destroy_is_final_and_can_be_asked_again(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        for _ in range(2):
+            await nodes.a.backend.destroy(volume, token)
+        with pytest.raises(NotFound):
+            await nodes.a.publish(volume, token)
+
+    async def test_destroy_is_busy_while_it_is_published_on_any_node(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        for node in (nodes.a, nodes.b):
+            with pytest.raises(Busy):
+                await node.backend.destroy(volume, newer(token))
+        (nodes.a.path(volume) / "still").write_text("writable")
+
+    async def test_a_new_dataset_under_an_old_name_is_another_volume(self, nodes: TwoNodes) -> None:
+        old, old_token = await nodes.volume("reused")
+        await nodes.a.publish(old, old_token)
+        (nodes.a.path(old) / "old").write_text("data")
+        await nodes.a.backend.unpublish(old)
+        new, new_token = await nodes.volume("reused")
+        assert new.object != old.object
+        await nodes.b.publish(new, new_token)
+        assert not (nodes.b.path(new) / "old").exists()
+        await nodes.b.backend.unpublish(new)
+        await nodes.b.backend.destroy(new, new_token)
+        await nodes.b.publish(old, newer(old_token))
+        assert (nodes.b.path(old) / "old").read_text() == "data"
+
+    async def test_grow_keeps_the_data_and_gives_the_room(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        (nodes.a.path(volume) / "kept").write_text("data")
+        before = await nodes.a.backend.usage(volume)
+        larger = replace(volume, size=nodes.traits.larger)
+        if nodes.traits.grows_mounted:
+            for _ in range(2):
+                await nodes.a.backend.grow(larger)
+        else:
+            with pytest.raises(StorageError, match="published the next time"):
+                await nodes.a.backend.grow(larger)
+            await nodes.a.backend.unpublish(volume)
+            await nodes.a.publish(larger, token)
+        after = await nodes.a.backend.usage(volume)
+        assert before
+        assert after
+        assert after.size - before.size > 0.8 * (nodes.traits.larger - nodes.traits.size)
+        assert (nodes.a.path(volume) / "kept").read_text() == "data"
+        here = await nodes.a.here(volume)
+        assert isinstance(here, Mounted)
+        assert here.size >= nodes.traits.larger
+
+    async def test_shrinking_is_refused_and_says_what_the_data_needs(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        with pytest.raises(StorageError, match=r"cannot shrink .* the data needs [\d,]+ MiB"):
+            await nodes.a.backend.grow(replace(volume, size=nodes.traits.size // 2))
+
+    @pytest.mark.parametrize("moment", MOMENTS)
+    async def test_whatever_a_killed_helper_left_half_done_is_finished_by_asking_again(
+        self, nodes: TwoNodes, moment: float
+    ) -> None:
+        volume, token = nodes.unmade()
+        a, b = nodes.a, nodes.b
+        a.runner.kill_after = moment
+        await insist(lambda: a.backend.create(volume, token))
+        a.runner.kill_after = moment
+        await insist(lambda: a.publish(volume, token))
+        (a.path(volume) / "kept").write_text("data")
+        a.runner.kill_after = moment
+        await insist(lambda: a.backend.unpublish(volume))
+        assert await a.here(volume) == Away()
+        b.runner.kill_after = moment
+        await insist(lambda: b.publish(volume, newer(token)))
+        assert (b.path(volume) / "kept").read_text() == "data"
+        await b.backend.unpublish(volume)
+        b.runner.kill_after = moment
+        await insist(lambda: b.backend.destroy(volume, newer(token)))
+        assert await b.backend.reach(volume)
+
+    async def test_unpublish_of_a_busy_mount_says_who_and_works_once_they_are_gone(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        process = subprocess.Popen(["sleep", "60"], cwd=nodes.a.path(volume))  # noqa: ASYNC220
+        try:
+            with pytest.raises(Busy, match=rf"sleep \({process.pid}\)") as busy:
+                await nodes.a.backend.unpublish(volume)
+            assert f"sleep ({process.pid})" in busy.value.by
+        finally:
+            process.kill()
+            process.wait()
+        await nodes.a.backend.unpublish(volume)
+        assert await nodes.a.here(volume) == Away()
+
+    async def test_unpublish_of_what_is_not_here_does_nothing(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        await nodes.b.backend.unpublish(volume)
+        assert isinstance(await nodes.a.here(volume), Mounted)
+
+    async def test_look_is_local_and_takes_milliseconds_for_200_datasets(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        others = [Volume(f"other-{n}", f"uid-{n}", nodes.traits.size) for n in range(199)]
+        jobs, times = nodes.a.runner.jobs, []
+        for _ in range(7):
+            started = time.perf_counter()
+            found = await nodes.a.backend.look([volume, *others])
+            times.append(time.perf_counter() - started)
+            assert isinstance(found["pgdata"], Mounted)
+            assert [found[other.dataset] for other in others] == [Away()] * 199
+        assert nodes.a.runner.jobs == jobs
+        assert min(times) < 0.02
+
+    async def test_reach_and_usage_touch_nothing(self, nodes: TwoNodes) -> None:
+        volume, _ = await nodes.volume()
+        before, jobs = nodes.traits.stored(volume), nodes.b.runner.jobs
+        assert await nodes.b.backend.reach(volume) is None
+        assert await nodes.b.backend.usage(volume) is None
+        assert (nodes.traits.stored(volume), nodes.b.runner.jobs) == (before, jobs)
+
+    async def test_usage_counts_what_is_written(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        before = await nodes.a.backend.usage(volume)
+        write_synced(nodes.a.path(volume) / "file", 4 << 20)
+        after = await nodes.a.backend.usage(volume)
+        assert before
+        assert after
+        assert after.used - before.used >= 4 << 20
+        assert after.inodes_used == before.inodes_used + 1
+        assert 0.7 * nodes.traits.size < after.size <= nodes.traits.size
+
+    async def test_cut_leaves_nothing_and_what_was_synced_is_there_afterwards(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        write_synced(nodes.a.path(volume) / "synced", 1 << 20)
+        assert await asyncio.to_thread(nodes.a.backend.cut) == []
+        assert await nodes.a.here(volume) == Away()
+        before = nodes.traits.stored(volume)
+        os.sync()
+        assert nodes.traits.stored(volume) == before
+        await nodes.b.publish(volume, newer(token))
+        assert (nodes.b.path(volume) / "synced").stat().st_size == 1 << 20
+
+    async def test_after_a_cut_no_byte_of_a_writer_that_goes_on_reaches_the_storage(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        with writer(nodes.a.path(volume)) as process:
+            unsure = await asyncio.to_thread(nodes.a.backend.cut)
+            assert f"({process.pid})" in unsure[0]
+            before = nodes.traits.stored(volume)
+            os.sync()
+            await asyncio.sleep(0.3)  # the writer tries every 10 ms
+            assert nodes.traits.stored(volume) == before
+            assert process.poll() is None
+        assert await asyncio.to_thread(nodes.a.backend.cut) == []
+        assert nodes.traits.stored(volume) == before
+        await nodes.b.publish(volume, newer(token))
+        assert (nodes.b.path(volume) / "written").stat().st_size > 0
+
+    async def test_cut_of_nothing_is_certain_and_spares_the_other_node(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        assert await asyncio.to_thread(nodes.b.backend.cut) == []
+        write_synced(nodes.a.path(volume) / "still", 1 << 20)
+
+    async def test_behind_a_closed_gate_nothing_is_done(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        before = nodes.traits.stored(volume)
+        nodes.gate.closed = True
+        for verb in (
+            lambda: nodes.a.publish(volume, newer(token)),
+            lambda: nodes.a.backend.destroy(volume, newer(token)),
+        ):
+            with pytest.raises(GateClosed):
+                await verb()
+        assert await nodes.a.here(volume) == Away()
+        assert nodes.traits.stored(volume) == before
+
+    async def test_refusals_say_what_would_do(self, nodes: TwoNodes) -> None:
+        traits, backend = nodes.traits, nodes.a.backend
+        assert backend.refuse(traits.size, traits.fs) is None
+        assert "at least" in (backend.refuse(traits.too_small, traits.fs) or "")
+        assert "fat" in (backend.refuse(traits.size, "fat") or "")
+
+    async def test_a_sound_node_is_healthy_and_tells_its_capacity(self, nodes: TwoNodes) -> None:
+        assert await nodes.a.backend.health() is None
+        capacity = await nodes.a.backend.capacity()
+        if capacity.size is not None and capacity.free is not None:
+            assert 0 <= capacity.free <= capacity.size
+
+
+def write_synced(file: Path, size: int) -> None:
+    with file.open("wb") as stream:
+        stream.write(os.urandom(size))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+class writer:
+    """A process that appends to and syncs a file every 10 ms, and goes on when that fails. Begins with one success."""
+
+    SCRIPT = """
+import os, sys, time
+out = os.open(sys.argv[1] + "/written", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+def write():
+    os.write(out, os.urandom(65536))
+    os.fsync(out)
+write()
+print("writing", flush=True)
+while True:
+    try:
+        write()
+    except OSError:
+        pass
+    time.sleep(0.01)
+"""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", self.SCRIPT, str(self._directory)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/")
+        assert self._process.stdout
+        assert self._process.stdout.readline() == b"writing\n"
+        return self._process
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()

@@ -1,0 +1,198 @@
+"""One worker a unit of datasets: look, plan, run the steps, look again. Level-triggered: an event only wakes it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from drover.agent.execute import Executor
+from drover.agent.plan import Plan, plan
+from drover.agent.reporter import Reporter
+from drover.agent.situation import Blocked, Situation, Trouble
+from drover.agent.steps import StartWorkload, Step, Unpublish
+from drover.agent.storage.base import Busy, StorageError
+from drover.agent.workloads.base import Absent, Condition, Exited, WorkloadError
+from drover.agent.workloads.restart import restarts
+from drover.coordinator.member import Member, NotLive
+from drover.coordinator.protocol import placement
+from drover.coordinator.protocol.placement import Claim, Dataset
+from drover.coordinator.store import StoreError
+
+log = logging.getLogger(__name__)
+
+_FIRST, _LONGEST = 0.2, 30.0
+"""Seconds before a step that failed is tried again: doubled each time."""
+_BLOCK, _LONGEST_BLOCK = 10.0, 300.0
+"""Seconds for which a move that found the dataset in use is given up, so that its workload runs meanwhile."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all workers of one incarnation share. allowed: kinds of workloads that this node's settings allow."""
+
+    member: Member
+    execute: Executor
+    reporter: Reporter
+    allowed: frozenset[str]
+
+
+class Worker:
+    """Works on one unit until it is retired; a step that has begun is finished first."""
+
+    def __init__(self, names: frozenset[str], shared: Shared) -> None:
+        self.names = names
+        self._shared = shared
+        self._wake = asyncio.Event()
+        self._retired = False
+        self._claim: tuple[tuple[object, ...], float] | None = None
+        self._trouble: Trouble | None = None
+        self._trouble_specs: tuple[int, ...] = ()
+        self._blocked: Blocked | None = None
+        self._blocks = 0
+        self._failures: dict[str, int] = {}
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def retire(self) -> None:
+        """End after the step that is running: the unit has changed."""
+        self._retired = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        while not self._retired:
+            self._wake.clear()
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)
+            try:
+                situation = await self._look(now)
+            except (StorageError, WorkloadError) as error:
+                self._failed(now, str(error))
+                await self._sleep(_FIRST)
+                continue
+            decided = plan(situation)
+            self._tell(situation, decided)
+            if decided.steps:
+                await self._run(situation, decided)
+            else:
+                wait = None if decided.wake is None else decided.wake - time.clock_gettime(time.CLOCK_BOOTTIME)
+                await self._sleep(wait)
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Until something happens, or for so long."""
+        if seconds is not None and seconds <= 0:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _look(self, now: float) -> Situation:
+        shared, view = self._shared, self._shared.member.view
+        unit = tuple(view.dataset(n) for n in sorted(self.names) if view.unreadable(n) is None)
+        cluster = view.cluster
+        here = await shared.execute.local.look(unit)
+        conditions: dict[str, Condition] = {}
+        for name, spec in cluster.workloads.items():
+            if self.names & set(spec.datasets) and spec.kind in shared.execute.runtimes:
+                found = await shared.execute.runtimes[spec.kind].look()
+                conditions[name] = found.get(name, Absent())
+        specs = tuple(d.spec_revision for d in unit)
+        if specs != self._trouble_specs:
+            self._trouble, self._trouble_specs = None, specs
+        return Situation(
+            node=shared.member.node,
+            incarnation=shared.member.incarnation,
+            now=now,
+            life=shared.member.life,
+            gate=shared.member.live,
+            unit=unit,
+            cluster=cluster,
+            here=here,
+            paths={d.name: str(shared.execute.path(d.name)) for d in unit},
+            conditions=conditions,
+            failures=self._failures,
+            allowed=shared.allowed,
+            claim_since=self._claim_since(now, unit, cluster),
+            trouble=self._trouble,
+            blocked=self._blocked,
+            cutovers={
+                d.name: known[1]
+                for d in unit
+                if d.tenure and (known := shared.execute.cutovers.get(d.name)) and known[0] == d.tenure.epoch
+            },
+        )
+
+    def _claim_since(self, now: float, unit: tuple[Dataset, ...], cluster: placement.Cluster) -> float | None:
+        """When the claim that is open was first decided on: its delay counts from there."""
+        member = self._shared.member
+        decision = placement.decide(member.node, member.incarnation, unit, cluster)
+        if not isinstance(decision, Claim):
+            self._claim = None
+            return None
+        about = (decision.datasets, decision.because)
+        if self._claim is None or self._claim[0] != about:
+            self._claim = (about, now)
+        return self._claim[1]
+
+    def _tell(self, situation: Situation, decided: Plan) -> None:
+        for d in situation.unit:
+            if (status := decided.statuses.get(d.name)) is not None:
+                self._shared.reporter.tell(d, status)
+
+    async def _run(self, situation: Situation, decided: Plan) -> None:
+        """All steps of a plan side by side; what one raises does not stop the others."""
+        unit = {d.name: d for d in situation.unit}
+        errors: list[tuple[Step, Exception]] = []
+
+        async def one(step: Step) -> None:
+            if (error := await self._step(step, unit, situation.conditions)) is not None:
+                errors.append((step, error))
+
+        async with asyncio.TaskGroup() as group:
+            for step in decided.steps:
+                group.create_task(one(step))
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        if not errors:
+            self._trouble = None
+            return
+        step, error = errors[0]
+        if isinstance(step, Unpublish) and step.leaving and isinstance(error, Busy):
+            self._block(now, unit, str(error))
+        else:
+            self._failed(now, str(error))
+
+    async def _step(
+        self, step: Step, unit: Mapping[str, Dataset], conditions: Mapping[str, Condition]
+    ) -> Exception | None:
+        name, began = type(step).__name__, time.monotonic()
+        try:
+            await self._shared.execute.run(step, unit)
+        except NotLive:
+            return None
+        except (StorageError, WorkloadError, StoreError) as error:
+            log.warning("%s: %s failed: %s", ", ".join(sorted(self.names)), name, error)
+            self._shared.execute.telemetry.step(name, "failed", time.monotonic() - began)
+            return error
+        finally:
+            for dataset in unit:
+                self._shared.execute.local.forget(dataset)
+        self._shared.execute.telemetry.step(name, "ok", time.monotonic() - began)
+        if isinstance(step, StartWorkload) and isinstance(ended := conditions.get(step.workload), Exited):
+            self._shared.execute.telemetry.workload_restarted()
+            self._failures[step.workload] = restarts(ended, self._failures.get(step.workload, 0))
+        return None
+
+    def _failed(self, now: float, reason: str) -> None:
+        tries = self._trouble.tries + 1 if self._trouble else 1
+        self._trouble = Trouble(reason, now + min(_FIRST * 2 ** (tries - 1), _LONGEST), tries)
+
+    def _block(self, now: float, unit: Mapping[str, Dataset], reason: str) -> None:
+        asking = placement.newest_desired(tuple(unit.values()))
+        asked = asking.desired_revision if asking else 0
+        self._blocks = self._blocks + 1 if self._blocked and self._blocked.asked == asked else 1
+        pause = min(_BLOCK * 2 ** (self._blocks - 1), _LONGEST_BLOCK)
+        self._blocked = Blocked(asked, f"the move waits: {reason}", now + pause)

@@ -1,0 +1,48 @@
+"""What `create`, `set` and `move` tell after a change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drover.coordinator.cli import output
+from drover.coordinator.cli.describe import dataset_json, now
+from drover.coordinator.cli.picture import Picture
+from drover.coordinator.cli.shapes import ChangeJson
+from drover.coordinator.cli.situation import NeedsYou, OnItsOwn, situation
+
+
+@dataclass(frozen=True)
+class Change:
+    """picture: read after the change. headline and facts: for people."""
+
+    name: str
+    picture: Picture
+    headline: str
+    facts: Sequence[tuple[str, str]] = ()
+    changed: bool = True
+    warnings: Sequence[str] = ()
+
+
+def tell(change: Change, as_json: bool) -> None:
+    """Warnings on standard error, the rest on standard output."""
+    dataset = change.picture.datasets[change.name]
+    if as_json:
+        output.say_json(
+            ChangeJson(
+                changed=change.changed, warnings=list(change.warnings), dataset=dataset_json(dataset, change.picture)
+            )
+        )
+        return
+    for warning in change.warnings:
+        output.warn(warning)
+    output.say(output.plain(change.headline))
+    match situation(dataset, change.picture, now()):
+        case situation_ if isinstance(situation_.next, NeedsYou):
+            following = ("needs you", situation_.next.what)
+        case situation_ if isinstance(situation_.next, OnItsOwn):
+            following = ("on its own", situation_.next.what)
+        case _:
+            following = ("", "")
+    if lines := output.facts([*change.facts, following]):
+        output.say(lines)

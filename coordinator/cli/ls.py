@@ -1,0 +1,70 @@
+"""`drover ls`: all datasets, one line each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from drover.coordinator.cli import options, output
+from drover.coordinator.cli.connection import connection, run
+from drover.coordinator.cli.describe import dataset_json, now
+from drover.coordinator.cli.picture import Dataset, Picture, Undeclared, take
+from drover.coordinator.cli.shapes import DatasetsJson
+from drover.coordinator.cli.situation import INVALID, NeedsYou, situation
+from drover.coordinator.keys import DEFAULT_PREFIX
+from drover.coordinator.records import Phase, format_size
+
+HEAD = ("DATASET", "NODE", "PHASE", "SIZE", "BACKEND", "WHY")
+
+_COLOURS = {
+    Phase.ACTIVE: "green",
+    Phase.FAILED: "red",
+    INVALID: "red",
+    Phase.WAITING: "yellow",
+    Phase.STARTING: "yellow",
+    Phase.MOVING: "yellow",
+}
+
+
+def paint(phase: str) -> str:
+    """The phase in its colour."""
+    return output.colour(phase, _COLOURS.get(phase, "dim"))
+
+
+def shown(dataset: Dataset, everything: bool) -> bool:
+    """Without `everything`, those whose spec is gone and that nobody has any more are left out."""
+    gone = isinstance(dataset.declaration, Undeclared) and dataset.desired is None
+    held = dataset.tenure is not None and dataset.tenure.held
+    return everything or not gone or held
+
+
+def row(dataset: Dataset, picture: Picture) -> list[str]:
+    seen = situation(dataset, picture, now())
+    why = seen.why
+    if isinstance(seen.next, NeedsYou) and dataset.desired is None and dataset.tenure is None and not dataset.status:
+        why = f"{why}: {seen.next.what}"
+    spec, tenure = dataset.spec, dataset.tenure
+    size = format_size(spec.size) if spec else ""
+    backend = spec.backend if spec else tenure.backend if tenure else ""
+    return [dataset.name, seen.node, seen.phase, size, backend, why]
+
+
+def ls(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that were removed, with what became of the data.")
+    ] = False,
+    endpoints: options.Endpoints = options.DEFAULT_ENDPOINTS,
+    prefix: options.Prefix = DEFAULT_PREFIX,
+    as_json: options.Json = False,
+) -> None:
+    """List all datasets: where each is, and why it is not where or as it should be."""
+    picture = run(connection(endpoints, prefix), take)
+    datasets = [it for it in picture.datasets.values() if shown(it, everything)]
+    if as_json:
+        output.say_json(DatasetsJson(datasets=[dataset_json(it, picture) for it in datasets]))
+        return
+    if not datasets:
+        output.complain("No datasets yet. Declare one: drover create NAME --size 1GiB")
+        return
+    output.say(output.table(HEAD, [row(it, picture) for it in datasets], {"PHASE": paint}))

@@ -1,0 +1,59 @@
+"""Options and arguments that verbs share. Imports nothing heavy: `drover --help` reads this."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+DEFAULT_ENDPOINTS = "127.0.0.1:2379"
+
+DatasetName = Annotated[str, typer.Argument(metavar="DATASET", show_default=False, help="The dataset's name.")]
+NodeName = Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="The node's name.")]
+
+Endpoints = Annotated[
+    str,
+    typer.Option(
+        "--endpoints",
+        metavar="HOST:PORT,...",
+        envvar=["DROVER_ENDPOINTS", "ETCDCTL_ENDPOINTS"],
+        help="The etcd members.",
+    ),
+]
+Prefix = Annotated[
+    str, typer.Option("--prefix", metavar="/NAME", envvar="DROVER_PREFIX", help="Where the cluster's keys begin.")
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output; errors as JSON on standard error.")]
+
+Fencing = Annotated[
+    str | None,
+    typer.Option(
+        metavar="hard|cooperative",
+        show_default=False,
+        help="What makes a silent node count as stopped: proof (hard, the default), or silence alone.",
+    ),
+]
+Failover = Annotated[
+    str | None,
+    typer.Option(
+        metavar="none|any|NODE,...",
+        show_default=False,
+        help="Who may take it when its node has died: nobody (the default), any node, or those listed.",
+    ),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", show_default=False, help="Datasets of one group live on one node and move together."),
+]
+Label = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", show_default=False, help="A label; may be given several times."),
+]
+Reclaim = Annotated[
+    str | None,
+    typer.Option(
+        metavar="retain|delete",
+        show_default=False,
+        help="What `drover rm` does to the data: keep it (the default), or destroy it.",
+    ),
+]

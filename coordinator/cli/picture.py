@@ -1,0 +1,264 @@
+"""All that one look at etcd shows, typed: the whole prefix in one range, as of one revision.
+
+What cannot be read is kept with the reason, never dropped: a person has to see it to mend it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from drover.coordinator.keys import Key, Keys, Kind, name_error, range_end
+from drover.coordinator.protocol.placement import units
+from drover.coordinator.records import (
+    Cordon,
+    DatasetSpec,
+    Fence,
+    Heartbeat,
+    HistoryEntry,
+    InvalidRecord,
+    NodeRecord,
+    R,
+    Status,
+    Tenure,
+    WorkloadSpec,
+)
+from drover.coordinator.store import Store
+from drover.coordinator.txn import Entry
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The user wants this dataset."""
+
+    spec: DatasetSpec
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class Misdeclared:
+    """A user typed something that is no spec. reason: one line."""
+
+    reason: str
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class Undeclared:
+    """There is no spec: it was removed, or never was."""
+
+
+Declaration = Declared | Misdeclared | Undeclared
+
+
+@dataclass(frozen=True)
+class Desired:
+    """`desired/<d>`: the node's name, as typed, without blanks around it."""
+
+    node: str
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All that etcd holds about one dataset. history: oldest first. unreadable: records that a newer or broken writer
+    left, as `key: reason`."""
+
+    name: str
+    declaration: Declaration = field(default_factory=Undeclared)
+    desired: Desired | None = None
+    tenure: Tenure | None = None
+    status: Status | None = None
+    history: tuple[HistoryEntry, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> DatasetSpec | None:
+        return self.declaration.spec if isinstance(self.declaration, Declared) else None
+
+
+class NodeState(StrEnum):
+    """How a node looks from etcd."""
+
+    LIVE = "live"
+    """Its session is there and nobody has fenced it."""
+    SILENT = "silent"
+    """Its session has ended; it is not fenced (yet)."""
+    FENCED = "fenced"
+    """Its incarnation is fenced: dead to the cluster until it joins again."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """All that etcd holds about one node. incarnation: the newest that is known; "" for none."""
+
+    name: str
+    record: NodeRecord | None = None
+    heartbeat: Heartbeat | None = None
+    heartbeat_entry: Entry | None = None
+    cordon: Cordon | None = None
+    fence: Fence | None = None
+
+    @property
+    def incarnation(self) -> str:
+        if self.record:
+            return self.record.incarnation
+        return self.heartbeat.incarnation if self.heartbeat else ""
+
+    @property
+    def state(self) -> NodeState:
+        if self.fence:
+            return NodeState.FENCED
+        return NodeState.LIVE if self.record else NodeState.SILENT
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A workload; `invalid` says why its spec cannot be read, "" where it can."""
+
+    name: str
+    spec: WorkloadSpec | None
+    invalid: str
+    entry: Entry
+
+    def uses(self, dataset: str) -> bool:
+        """An unreadable workload counts as using every dataset whose name stands in it."""
+        return dataset in self.spec.datasets if self.spec else f'"{dataset}"'.encode() in self.entry.value
+
+
+@dataclass(frozen=True)
+class Picture:
+    """fences: by incarnation, with their entries. paused: the `pause` key is there."""
+
+    datasets: Mapping[str, Dataset]
+    nodes: Mapping[str, Node]
+    workloads: Mapping[str, Workload]
+    fences: Mapping[str, Fence]
+    fence_entries: Mapping[str, Entry]
+    paused: bool
+    revision: int
+
+    @property
+    def live(self) -> dict[str, Node]:
+        return {name: node for name, node in self.nodes.items() if node.state is NodeState.LIVE}
+
+    @property
+    def backends(self) -> list[str]:
+        """Those that any live node offers."""
+        return sorted({backend for node in self.live.values() if node.record for backend in node.record.backends})
+
+    @property
+    def specs(self) -> list[str]:
+        """Names of the datasets that users have put, valid or not."""
+        return [name for name, it in self.datasets.items() if not isinstance(it.declaration, Undeclared)]
+
+    def held_by(self, node: str) -> list[str]:
+        return [name for name, it in self.datasets.items() if it.tenure and it.tenure.held and it.tenure.node == node]
+
+    def together(self, dataset: str) -> list[str]:
+        """The other datasets that move with it: of its group, or used by the same workload."""
+        specs = {name: it.spec for name, it in self.datasets.items() if it.spec}
+        ties = units(specs, {name: it.spec for name, it in self.workloads.items() if it.spec})
+        return sorted(ties.get(dataset, frozenset()) - {dataset})
+
+    def users_of(self, dataset: str) -> list[str]:
+        return sorted(name for name, it in self.workloads.items() if it.uses(dataset))
+
+
+async def take(store: Store, keys: Keys) -> Picture:
+    """One look at everything. Raises StoreError."""
+    found = await store.range(keys.root, range_end(keys.root))
+    return draw({entry.key: entry for entry in found.entries}, keys, found.revision)
+
+
+def declare(name: str, entry: Entry | None) -> Declaration:
+    """What a `datasets/<d>` entry says. Pure."""
+    if entry is None:
+        return Undeclared()
+    if reason := name_error(name):
+        return Misdeclared(reason, entry)
+    try:
+        return Declared(DatasetSpec.decode(entry.value), entry)
+    except InvalidRecord as error:
+        return Misdeclared(str(error), entry)
+
+
+def draw(entries: Mapping[str, Entry], keys: Keys, revision: int) -> Picture:
+    """The picture that these entries make. Pure."""
+    by_kind: dict[Kind, dict[str, Entry]] = defaultdict(dict)
+    for text, entry in entries.items():
+        match keys.parse(text):
+            case Key(kind, name):
+                by_kind[kind][name] = entry
+    unreadable: dict[str, list[str]] = defaultdict(list)
+
+    def typed(record: type[R], kind: Kind) -> dict[str, R]:
+        found: dict[str, R] = {}
+        for name, entry in by_kind[kind].items():
+            try:
+                found[name] = record.decode(entry.value)
+            except InvalidRecord as error:
+                unreadable[name.partition("/")[0]].append(f"{entry.key}: {error}")
+        return found
+
+    tenures, statuses, history = (
+        typed(Tenure, Kind.OWNERS),
+        typed(Status, Kind.STATUS),
+        typed(HistoryEntry, Kind.HISTORY),
+    )
+    fences, records, heartbeats = (
+        typed(Fence, Kind.FENCES),
+        typed(NodeRecord, Kind.NODES),
+        typed(Heartbeat, Kind.HEARTBEATS),
+    )
+    cordons = typed(Cordon, Kind.CORDONS)
+
+    epochs: dict[str, list[HistoryEntry]] = defaultdict(list)
+    for key in sorted(history):
+        epochs[key.rpartition("/")[0]].append(history[key])
+
+    names = sorted({*by_kind[Kind.DATASETS], *by_kind[Kind.DESIRED], *by_kind[Kind.OWNERS], *by_kind[Kind.STATUS]})
+    datasets = {
+        name: Dataset(
+            name,
+            declare(name, by_kind[Kind.DATASETS].get(name)),
+            _desired(by_kind[Kind.DESIRED].get(name)),
+            tenures.get(name),
+            statuses.get(name),
+            tuple(epochs[name]),
+            tuple(unreadable[name]),
+        )
+        for name in names
+    }
+    members = sorted({*records, *heartbeats, *(it.node for it in tenures.values() if it.held)})
+    nodes = {
+        name: _node(name, records.get(name), heartbeats, by_kind[Kind.HEARTBEATS].get(name), cordons.get(name), fences)
+        for name in members
+    }
+    workloads = {name: _workload(name, entry) for name, entry in by_kind[Kind.WORKLOADS].items()}
+    return Picture(datasets, nodes, workloads, fences, by_kind[Kind.FENCES], keys.pause in entries, revision)
+
+
+def _desired(entry: Entry | None) -> Desired | None:
+    return Desired(entry.value.decode(errors="replace").strip(), entry) if entry else None
+
+
+def _node(
+    name: str,
+    record: NodeRecord | None,
+    heartbeats: Mapping[str, Heartbeat],
+    entry: Entry | None,
+    cordon: Cordon | None,
+    fences: Mapping[str, Fence],
+) -> Node:
+    node = Node(name, record, heartbeats.get(name), entry, cordon)
+    return Node(name, record, node.heartbeat, entry, cordon, fences.get(node.incarnation))
+
+
+def _workload(name: str, entry: Entry) -> Workload:
+    try:
+        return Workload(name, WorkloadSpec.decode(entry.value), "", entry)
+    except InvalidRecord as error:
+        return Workload(name, None, str(error), entry)

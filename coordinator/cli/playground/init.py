@@ -1,0 +1,180 @@
+"""PID 1 of a machine, and what starts it. Standard library only: runs as a script, 15 ms and 11 MB.
+
+`main` goes into the machine's cgroup and namespaces, forks PID 1, and ends with 0 once that is ready, else with 1 and
+the reason on standard error. PID 1 keeps one service running, as systemd does with Restart=always, and reaps orphans.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from drover.coordinator.cli.playground import syscalls
+
+RESTART_AFTER = 0.2
+"""Seconds between the service's end and its next start."""
+RUN = Path("/run/playground")
+SERVICE_PID = RUN / "service.pid"
+"""The service's PID as the machine counts; absent while it does not run."""
+HOLD = RUN / "hold"
+"""While it exists the service is not started. SIGHUP tells PID 1 to look."""
+
+_READY = b"ready"
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What a machine starts with. cgroup: its directory, which becomes its root. address: with prefix length.
+    binds: (source, target), both existing. service: a command; empty: none. hold: the service waits to be started."""
+
+    name: str
+    cgroup: str
+    netns: str
+    address: str
+    binds: list[tuple[str, str]]
+    service: list[str]
+    environment: dict[str, str]
+    log: str
+    hold: bool
+
+    def encode(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def main() -> NoReturn:
+    boot = Boot(**json.loads(sys.argv[1]))
+    try:
+        _enter(boot)
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.close(reader)
+            _first_process(boot, writer)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as answer:
+            said = answer.read()
+    except OSError as error:
+        sys.exit(f"{boot.name}: {error}")
+    if said != _READY:
+        sys.exit(f"{boot.name} did not start: {said.decode() or 'its first process died'}")
+    sys.exit(0)
+
+
+def _enter(boot: Boot) -> None:
+    """The cgroup first: it becomes the root of the cgroup namespace. Then a leaf, so that the root can have
+    controllers."""
+    group = Path(boot.cgroup)
+    (group / "cgroup.procs").write_text("0")
+    descriptor = os.open(boot.netns, os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.setns(descriptor, syscalls.CLONE_NEWNET)
+    os.close(descriptor)
+    syscalls.unshare(
+        syscalls.CLONE_NEWNS
+        | syscalls.CLONE_NEWPID
+        | syscalls.CLONE_NEWUTS
+        | syscalls.CLONE_NEWIPC
+        | syscalls.CLONE_NEWCGROUP
+    )
+    for leaf in ("init", "service", "exec"):
+        (group / leaf).mkdir(exist_ok=True)
+    (group / "init/cgroup.procs").write_text("0")
+
+
+def _first_process(boot: Boot, writer: int) -> NoReturn:
+    try:
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGHUP})
+        _furnish(boot)
+        null = os.open("/dev/null", os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        os.dup2(writer, 3)
+        os.closerange(4, 1 << 16)  # the playground's lock, above all
+        os.write(3, _READY)
+        os.close(3)
+    except (OSError, subprocess.SubprocessError):
+        os.write(writer, traceback.format_exc().encode())
+        os._exit(1)
+    _keep_running(boot)
+
+
+def _furnish(boot: Boot) -> None:
+    syscalls.mount("none", Path("/"), flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+    # Copies of other machines' namespaces would keep those alive as long as this machine runs.
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if (path := line.split()[4]).startswith("/run/netns/"):
+            syscalls.unmount(Path(path), syscalls.MNT_DETACH)
+    syscalls.mount("proc", Path("/proc"), "proc")
+    for directory in (Path("/run"), Path("/srv")):
+        syscalls.mount("tmpfs", directory, "tmpfs", data="mode=755")
+    for directory in (RUN, Path("/run/lock"), Path("/run/netns")):
+        directory.mkdir()
+    if boot.hold:
+        HOLD.touch()
+    syscalls.mount("cgroup2", Path("/sys/fs/cgroup"), "cgroup2")
+    for source, target in boot.binds:
+        syscalls.bind(Path(source), Path(target))
+    socket.sethostname(boot.name)
+    commands = ["link set dev lo up", f"addr add {boot.address} dev eth0", "link set dev eth0 up"]
+    subprocess.run(
+        ["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True, env=boot.environment, timeout=10
+    )
+
+
+def _keep_running(boot: Boot) -> NoReturn:
+    service, not_before = 0, 0.0
+    while True:
+        wait = None
+        if boot.service and not service and not HOLD.exists():
+            wait = max(not_before - time.monotonic(), 0)
+            if not wait:
+                service, wait = _start(boot), None
+        wanted = {signal.SIGCHLD, signal.SIGHUP}
+        if wait is None:
+            signal.sigwaitinfo(wanted)
+        else:
+            signal.sigtimedwait(wanted, wait)
+        for pid in _ended():
+            if pid == service:
+                SERVICE_PID.unlink(missing_ok=True)
+                service, not_before = 0, time.monotonic() + RESTART_AFTER
+
+
+def _ended() -> list[int]:
+    found: list[int] = []
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return found
+        if not pid:
+            return found
+        found.append(pid)
+
+
+def _start(boot: Boot) -> int:
+    pid = os.fork()
+    if pid:
+        new = SERVICE_PID.with_suffix(".new")
+        new.write_text(str(pid))
+        new.rename(SERVICE_PID)
+        return pid
+    try:
+        Path("/sys/fs/cgroup/service/cgroup.procs").write_text("0")
+        os.setsid()
+        log = os.open(boot.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execve(boot.service[0], boot.service, boot.environment)
+    except OSError:
+        traceback.print_exc()
+    os._exit(127)

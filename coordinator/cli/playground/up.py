@@ -1,0 +1,150 @@
+"""`up`: from an empty directory, or a playground that is down, to a cluster that answers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from drover.coordinator.cli.errors import NotPossible, Usage
+from drover.coordinator.cli.playground import cgroup, etcd, machine, network, tools
+from drover.coordinator.cli.playground.down import take_down
+from drover.coordinator.cli.playground.layout import MAX_NODES, Layout, Machine, Profile, Settings, free_subnet
+from drover.coordinator.cli.playground.lock import locked
+
+_TAIL = 15
+"""Lines of a log that are shown when its machine did not come up."""
+
+
+def up(
+    layout: Layout,
+    nodes: int = 3,
+    members: int = 1,
+    agents: bool = True,
+    timings: Profile | None = None,
+    etcd_fast: bool = False,
+    timeout: float = 60.0,
+) -> Settings:
+    """Starts a playground and waits, at most `timeout` seconds, until etcd and every agent answer. What is left of an
+    earlier life is removed first, data and logs stay; a failure leaves nothing running.
+
+    Raises Usage, NotPossible, Failed.
+    """
+    deadline = time.monotonic() + timeout
+    if not 1 <= nodes <= MAX_NODES:
+        raise Usage(f"a playground has 1 to {MAX_NODES} nodes, not {nodes}")
+    if members not in (1, 3):
+        raise Usage(f"a playground has 1 or 3 etcd members, not {members}")
+    _check_machine(layout)
+    layout.directory.mkdir(parents=True, exist_ok=True)
+    with locked(layout.directory):
+        asked = Settings(nodes, members, "", agents, timings, etcd_fast)
+        settings = _settings(layout, asked)
+        layout.save(settings)
+        try:
+            take_down(layout)
+            settings = _subnet_and_switch(layout, settings)
+            _machines(layout, settings, deadline)
+        except BaseException:
+            take_down(layout)
+            raise
+        settings = replace(settings, complete=True)
+        layout.save(settings)
+    return settings
+
+
+def is_up(layout: Layout, settings: Settings) -> bool:
+    """Whether an `up` came to its end and nothing has taken it down since, a reboot of this computer included."""
+    return settings.complete and layout.switch.exists()
+
+
+def _check_machine(layout: Layout) -> None:
+    if os.geteuid() != 0:
+        raise NotPossible("a playground makes namespaces, mounts and cgroups: only root can", "Try it with sudo.")
+    if reason := layout.refuse():
+        raise Usage(reason, "Choose another directory.")
+    cgroup.mount_point()
+    for tool in ("ip", "nft", "etcd"):
+        tools.find(tool)
+
+
+def _settings(layout: Layout, asked: Settings) -> Settings:
+    if layout.settings_file.exists():
+        old = layout.settings()
+        if is_up(layout, old):
+            raise NotPossible(
+                f"the playground in {layout.directory} is up",
+                f"To start it anew: drover playground down {layout.directory}",
+            )
+        if old.etcd != asked.etcd and any(layout.home(member).exists() for member in old.etcd_machines()):
+            raise NotPossible(
+                f"the playground in {layout.directory} has data of {old.etcd} etcd members, not {asked.etcd}",
+                f"Give --etcd {old.etcd}, or delete it: drover playground down --delete {layout.directory}",
+            )
+        return replace(asked, subnet=old.subnet)
+    if any(layout.directory.iterdir()):
+        raise NotPossible(
+            f"{layout.directory} is not empty and not a playground", "Choose a directory that is empty or not there."
+        )
+    return asked
+
+
+def _subnet_and_switch(layout: Layout, settings: Settings) -> Settings:
+    with _one_at_a_time():
+        taken = network.taken()
+        if not settings.subnet:
+            settings = replace(settings, subnet=free_subnet(layout, taken))
+            layout.save(settings)
+        elif any(settings.network.overlaps(other) for other in taken):
+            raise NotPossible(
+                f"{settings.network}, which this playground's etcd members have, is in use on this machine (ip route)",
+                f"End what uses it, or start anew: drover playground down --delete {layout.directory}",
+            )
+        network.make_switch(layout, settings)
+    return settings
+
+
+def _machines(layout: Layout, settings: Settings, deadline: float) -> None:
+    places = [machine.Place(layout, settings, one) for one in settings.etcd_machines() + settings.node_machines()]
+    machine.start(places)
+    etcd.wait_until(
+        lambda: etcd.answers(settings),
+        deadline,
+        lambda: "etcd does not answer" + _tails(layout, settings.etcd_machines()),
+    )
+    if settings.agents:
+        everybody = {one.name for one in settings.node_machines()}
+
+        def missing() -> list[Machine]:
+            present = etcd.nodes_present(settings)
+            return [one for one in settings.node_machines() if one.name not in present]
+
+        etcd.wait_until(
+            lambda: everybody <= etcd.nodes_present(settings),
+            deadline,
+            lambda: "not all agents have joined" + _tails(layout, missing()),
+        )
+
+
+def _tails(layout: Layout, machines: list[Machine]) -> str:
+    shown = ""
+    for one in machines:
+        log = layout.log(one)
+        lines = log.read_text(errors="replace").splitlines()[-_TAIL:] if log.exists() else []
+        shown += f"\n{one.name}: the end of {log}:\n  " + "\n  ".join(lines or ["(nothing)"])
+    return shown
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """So that two playgrounds do not choose one subnet: a lock on a directory that is always there."""
+    descriptor = os.open(Path("/run"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""What `--json` prints, field by field. The reference in docs/cli.md is made from these, so they are the promise.
+
+Fields are only added, never renamed or removed. What is unknown or does not apply is null, "" or an empty list.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypedDict
+
+
+class NextJson(TypedDict):
+    """What happens next to a dataset."""
+
+    who: Annotated[str, "`nobody` (all is as wanted), `drover` (it goes on by itself) or `you`"]
+    what: Annotated[str, "one sentence"]
+
+
+class DatasetJson(TypedDict):
+    """A dataset, in `ls`, `show`, `create`, `set` and `move`."""
+
+    name: str
+    phase: Annotated[str, "`waiting`, `starting`, `active`, `moving`, `stopped`, `failed`, `destroyed` or `invalid`"]
+    node: Annotated[str | None, "the node that has it"]
+    epoch: Annotated[int, "0: it never had an owner"]
+    since: Annotated[str | None, "when the phase began, UTC, by that node's clock"]
+    path: Annotated[str | None, "where it is mounted on its node"]
+    size: Annotated[int | None, "bytes"]
+    backend: str | None
+    why: Annotated[str, "reason or warning, for people"]
+    next: NextJson
+    desired: Annotated[str | None, "the node where the user wants it"]
+    invalid: Annotated[str | None, "why the spec cannot be used"]
+    spec: Annotated[dict[str, Any] | None, "the spec with all defaults filled in"]
+    uid: Annotated[str | None, "names the data; another uid is another dataset of the same name"]
+    unfenced: Annotated[list[str], "incarnations that may still be able to write"]
+    together: Annotated[list[str], "datasets that move with it: of its group, or used by the same workload"]
+    workloads: Annotated[list[str], "workloads that use it"]
+    cutover_ms: Annotated[int | None, "how long it was mounted nowhere in its last planned move"]
+    history: Annotated[list[dict[str, Any]], "newest last; `show` only, empty elsewhere"]
+
+
+class NodeJson(TypedDict):
+    """A node, in `nodes`."""
+
+    name: str
+    state: Annotated[str, "`live`, `silent` (its session has ended) or `fenced`"]
+    since: Annotated[str | None, "when it joined, or was fenced"]
+    incarnation: str | None
+    cordoned: bool
+    counter: Annotated[int | None, "of its newest heartbeat; it grows while the node is alive"]
+    datasets: Annotated[list[str], "those that it has"]
+    backends: list[str]
+    version: str | None
+    address: str | None
+
+
+class DatasetsJson(TypedDict):
+    """`drover ls --json`"""
+
+    datasets: list[DatasetJson]
+
+
+class NodesJson(TypedDict):
+    """`drover nodes --json`"""
+
+    nodes: list[NodeJson]
+
+
+class ChangeJson(TypedDict):
+    """`drover create --json`, `set`, `move`"""
+
+    changed: Annotated[bool, "false: it was so already"]
+    warnings: list[str]
+    dataset: Annotated[DatasetJson, "as it was read right after the change"]
+
+
+class RemovedJson(TypedDict):
+    """`drover rm --json`"""
+
+    removed: Annotated[str, "the dataset's name"]
+    data: Annotated[str, "`kept`, `destroyed` (its node does so now) or `none` (there never was any)"]
+    uid: str | None
+    node: Annotated[str | None, "the node that has it now"]
+
+
+class FenceJson(TypedDict):
+    """`drover fence --json`"""
+
+    changed: Annotated[bool, "false: it was fenced already"]
+    incarnation: str
+    node: str
+    evidence: str

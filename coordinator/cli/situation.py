@@ -1,0 +1,217 @@
+"""What a dataset's records mean for a person: its phase, why, and whether somebody has to do something. Pure.
+
+The holder's own `status` is what counts, as long as the tenure agrees that it is the holder's to write. Where it is not
+(the holder is fenced, the epoch has changed, nobody has it yet) the words come from the tenure and the spec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from drover.coordinator.cli.output import age, listing, seconds
+from drover.coordinator.cli.picture import Dataset, Misdeclared, Node, NodeState, Picture, Undeclared
+from drover.coordinator.protocol import placement
+from drover.coordinator.protocol.ownership import may_clear
+from drover.coordinator.records import DatasetSpec, Phase, State, Status, Tenure, required_wait
+
+
+@dataclass(frozen=True)
+class Settled:
+    """All is as the user wants it."""
+
+    who = "nobody"
+    what = ""
+
+
+@dataclass(frozen=True)
+class OnItsOwn:
+    """Drover goes on without anybody."""
+
+    what: str
+    who = "drover"
+
+
+@dataclass(frozen=True)
+class NeedsYou:
+    """Nothing happens until a person acts. what: what to do."""
+
+    what: str
+    who = "you"
+
+
+Next = Settled | OnItsOwn | NeedsYou
+
+INVALID = "invalid"
+"""Shown as the phase of what cannot be a dataset."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """phase: a Phase, or `invalid`. node: who has it, "" for nobody. why: one line, "" for nothing to say."""
+
+    phase: str
+    node: str
+    why: str
+    next: Next
+
+
+def situation(dataset: Dataset, picture: Picture, now: datetime) -> Situation:
+    """What to tell about a dataset. now: for ages in words only."""
+    tenure = dataset.tenure
+    match dataset.declaration:
+        case Misdeclared(reason) if tenure is None or not tenure.held:
+            return Situation(INVALID, "", reason, NeedsYou(f"mend the spec ({reason})"))
+        case Undeclared() if tenure is None:
+            said = "it has no spec, only a desired node" if dataset.desired else "it has no spec"
+            return Situation(
+                INVALID, "", said, NeedsYou(f"create it, or delete what was typed: drover rm {dataset.name}")
+            )
+    if tenure is not None and tenure.held:
+        fence = picture.fences.get(tenure.incarnation)
+        if fence is not None:
+            return _orphaned(dataset, tenure, picture)
+        return _held(dataset, tenure, picture, now)
+    return _free(dataset, tenure, picture)
+
+
+def _held(dataset: Dataset, tenure: Tenure, picture: Picture, now: datetime) -> Situation:
+    status = fresh_status(dataset)
+    node = picture.nodes[tenure.node]
+    phase = status.phase if status else Phase.STARTING
+    said = [status.warning, status.reason] if status else ["its node has not said anything yet"]
+    if isinstance(dataset.declaration, Misdeclared) and not (status and status.warning):
+        said.insert(0, f"spec ignored: {dataset.declaration.reason}")
+    if node.state is NodeState.SILENT or node.incarnation != tenure.incarnation:
+        said.insert(0, f"{tenure.node} is silent")
+    why = "; ".join(filter(None, said))
+    if not why and tenure.evidence is not None:
+        ago = age(tenure.since, now)
+        why = tenure.because.partition(" (")[0] + (f" {ago} ago" if ago else "")
+    return Situation(phase, tenure.node, why, _next(dataset, tenure, status, node, picture))
+
+
+def _next(dataset: Dataset, tenure: Tenure, status: Status | None, node: Node, picture: Picture) -> Next:
+    if node.state is NodeState.SILENT:
+        longest = f" in at most {seconds(required_wait(node.heartbeat.d_hard) + 1)}" if node.heartbeat else ""
+        return OnItsOwn(f"{tenure.node} comes back, or is fenced{longest}")
+    if isinstance(dataset.declaration, Misdeclared):
+        return NeedsYou(f"mend the spec ({dataset.declaration.reason})")
+    if stuck := _unproven(dataset, tenure, picture):
+        holder = stuck[0]
+        return NeedsYou(
+            f"{listing(stuck)} may still be able to write; make sure that the machine is off, "
+            f"then: drover fence {holder} --confirm"
+        )
+    phase = status.phase if status else Phase.STARTING
+    if phase is Phase.FAILED:
+        return NeedsYou(status.reason if status and status.reason else f"look at the log of {tenure.node}'s agent")
+    if status and status.warning:
+        return NeedsYou(f"mend what was typed ({status.warning})")
+    if phase is Phase.WAITING:
+        return OnItsOwn("goes on when its reason has gone")
+    if phase in (Phase.STARTING, Phase.MOVING):
+        return OnItsOwn(f"{tenure.node} is at work on it")
+    return Settled()
+
+
+def _unproven(dataset: Dataset, tenure: Tenure, picture: Picture) -> list[str]:
+    """Earlier holders for whose end there is no proof yet, and none will come by itself."""
+    seen = placement.Dataset(dataset.name, dataset.spec)
+    return [
+        holder.incarnation
+        for holder in tenure.unfenced
+        if (fence := picture.fences.get(holder.incarnation)) and not may_clear(holder, seen, fence)
+    ]
+
+
+def _orphaned(dataset: Dataset, tenure: Tenure, picture: Picture) -> Situation:
+    """Its holder is dead to the cluster."""
+    node, spec = tenure.node, dataset.spec
+    status = dataset.status
+    told = status.reason if status and status.phase is Phase.WAITING else ""
+    candidates = _candidates(spec, tenure, picture)
+    if node in picture.live:
+        return Situation(Phase.WAITING, "", told or f"{node} is back", OnItsOwn(f"{node} takes it again"))
+    if candidates:
+        why = told or f"{node} has died"
+        return Situation(Phase.WAITING, "", why, OnItsOwn(f"{listing(candidates)} may take it"))
+    policy = failover_text(spec) if spec else "none"
+    why = told or f"{node} has died; failover: {policy}"
+    todo = f"bring {node} back, or say where it should be: drover move {dataset.name} NODE"
+    return Situation(Phase.WAITING, "", why, NeedsYou(todo))
+
+
+def _candidates(spec: DatasetSpec | None, tenure: Tenure, picture: Picture) -> list[str]:
+    able = [n for n, it in picture.live.items() if it.record and tenure.backend in it.record.backends and not it.cordon]
+    if spec is None or spec.failover == "none":
+        return []
+    return able if spec.failover == "any" else [name for name in able if name in spec.failover]
+
+
+def _free(dataset: Dataset, tenure: Tenure | None, picture: Picture) -> Situation:
+    """Nobody has it: it is new, was released, or destroyed."""
+    name = dataset.name
+    if isinstance(dataset.declaration, Undeclared) and tenure is not None:
+        if tenure.state is State.DESTROYED:
+            return Situation(Phase.DESTROYED, "", "its data was destroyed on request", Settled())
+        return Situation(Phase.STOPPED, "", f"its spec was deleted; the data is kept (uid {tenure.uid})", Settled())
+    status = dataset.status
+    told = status.reason if status and status.phase in (Phase.WAITING, Phase.FAILED, Phase.STOPPED) else ""
+    phase = status.phase if status and told else Phase.WAITING
+    warning = status.warning if status else ""
+    why = "; ".join(filter(None, (warning, told)))
+    home = dataset.desired.node if dataset.desired else ""
+    if not home:
+        return Situation(
+            phase, "", why or "nobody has it yet", NeedsYou(f"say where it should be: drover move {name} NODE")
+        )
+    if home not in picture.live:
+        known = listing(list(picture.live))
+        return Situation(
+            phase,
+            "",
+            why or f"waits for {home}, which is not here",
+            NeedsYou(f"start {home}, or choose one of: {known}"),
+        )
+    if phase is Phase.FAILED:
+        return Situation(phase, "", why, NeedsYou(told))
+    return Situation(phase, "", why, OnItsOwn(f"{home} takes it"))
+
+
+def fresh_status(dataset: Dataset) -> Status | None:
+    """The status, unless it is from an earlier epoch than the tenure's."""
+    status, tenure = dataset.status, dataset.tenure
+    if status is None or (tenure is not None and tenure.held and status.epoch < tenure.epoch):
+        return None
+    return status
+
+
+def failover_text(spec: DatasetSpec) -> str:
+    """The policy as it is typed: `none`, `any` or `node-a,node-b`."""
+    return spec.failover if isinstance(spec.failover, str) else ",".join(spec.failover)
+
+
+def failover_words(name: str, spec: DatasetSpec) -> str:
+    """What the failover policy means for this dataset."""
+    match spec.failover:
+        case "none":
+            return f"none — if its node dies, {name} waits for it; nobody else takes it"
+        case "any":
+            return f"any — if its node dies, another node takes {name}, whichever can"
+        case nodes:
+            others = listing(nodes).replace(" and ", " or ")
+            return f"{failover_text(spec)} — if its node dies, {name} goes to {others}, to nobody else"
+
+
+def fencing_words(spec: DatasetSpec) -> str:
+    """What the fencing policy means."""
+    if spec.fencing == "hard":
+        return "hard — nobody else writes before there is proof that the old node has stopped"
+    return "cooperative — a node that is silent long enough counts as stopped"
+
+
+def reclaim_words(spec: DatasetSpec) -> str:
+    if spec.reclaim == "retain":
+        return "retain — drover rm keeps the data"
+    return "delete — drover rm destroys the data"

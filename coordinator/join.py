@@ -1,0 +1,259 @@
+"""How a node takes its seat: joins as a new incarnation, or goes on as the one it was before its agent restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from drover.coordinator.clock import Clock
+from drover.coordinator.keys import Keys
+from drover.coordinator.protocol.clock import Instant
+from drover.coordinator.protocol.session import Identity
+from drover.coordinator.records import (
+    Cluster,
+    Evidence,
+    Fence,
+    Heartbeat,
+    InvalidRecord,
+    NodeRecord,
+    Timings,
+    required_wait,
+)
+from drover.coordinator.store import LeaseGone, Store, StoreError, Unanswered, Unavailable
+from drover.coordinator.txn import Compare, Entry, ModRevision, Put, Txn, absent
+
+log = logging.getLogger(__name__)
+
+RESUME_STEP = 1_000
+"""Counters that a restarted agent leaves out: a heartbeat of its predecessor may still be under way."""
+
+_RETRY = 0.5
+
+
+class Refused(Exception):
+    """This machine cannot be that node. The text says who has the name and what to do."""
+
+
+class NotOurCluster(Exception):
+    """etcd is not the one this cluster began on: a restored backup, or a copy."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What an agent leaves for its successor in the same boot (on tmpfs: it must not outlive the boot)."""
+
+    incarnation: str
+    lease: int
+
+    @classmethod
+    def load(cls, path: Path) -> Saved | None:
+        try:
+            return cls(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            log.warning("%s is damaged; joining as a new incarnation", path)
+            return None
+
+    def save(self, path: Path) -> None:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(self)))
+        os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class Applicant:
+    """The node as its settings and its machine say. describe: its record, with incarnation and lease left open."""
+
+    node: str
+    machine: str
+    boot: str
+    timings: Timings
+    describe: NodeRecord
+    armed: bool = False
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A seat taken. revision, counter, sent: of the heartbeat that the session goes on from."""
+
+    identity: Identity
+    lease: int
+    cluster: str
+    revision: int
+    counter: int
+    sent: Instant
+
+
+LeftOver = Callable[[], Awaitable[list[str]]]
+"""Stops all that an earlier incarnation of this boot may have left, and says what could not be verified as gone."""
+
+
+def new_incarnation(node: str, boot: str) -> str:
+    """`<node>.<boot id, shortened>.<random>`: one life of a node as a member."""
+    return f"{node}.{boot.replace('-', '')[:12]}.{secrets.token_hex(4)}"
+
+
+async def ensure_cluster(store: Store, keys: Keys) -> str:
+    """The cluster's id; made by whoever comes first. Raises NotOurCluster, StoreError."""
+    etcd = (await store.status()).cluster_id
+    made = Cluster(id=secrets.token_hex(8), etcd=etcd)
+    result = await store.txn(Txn((absent(keys.cluster),), (Put(keys.cluster, made.encode()),), read=(keys.cluster,)))
+    entry = result.read[keys.cluster]
+    if entry is None:
+        raise Unavailable(f"{keys.cluster} vanished while it was read")
+    cluster = Cluster.decode(entry.value)
+    if cluster.etcd != etcd:
+        raise NotOurCluster(
+            f"this etcd has cluster id {etcd}, but {keys.cluster} was written on {cluster.etcd}: it was restored from a"
+            " backup or copied. Nothing is touched until somebody says which one is the truth"
+        )
+    return cluster.id
+
+
+class Joining:
+    """Takes the seat, however long it needs: etcd that is away is waited for, and said so once."""
+
+    def __init__(
+        self, store: Store, keys: Keys, applicant: Applicant, saved: Path, clock: Clock, left_over: LeftOver
+    ) -> None:
+        self._store, self._keys, self._who = store, keys, applicant
+        self._path, self._clock, self._left_over = saved, clock, left_over
+        self._incarnation = new_incarnation(applicant.node, applicant.boot)
+        self._sent: dict[int, Instant] = {}
+
+    async def run(self) -> Joined:
+        """Raises Refused, NotOurCluster, Denied."""
+        said = ""
+        while True:
+            try:
+                cluster = await ensure_cluster(self._store, self._keys)
+                if (joined := await self._attempt(cluster)) is not None:
+                    Saved(joined.identity.incarnation, joined.lease).save(self._path)
+                    return joined
+            except (Unavailable, Unanswered, LeaseGone) as error:
+                if str(error) != said:
+                    log.warning("waiting for etcd: %s", error)
+                    said = str(error)
+            await asyncio.sleep(_RETRY)
+
+    async def _attempt(self, cluster: str) -> Joined | None:
+        entry = await self._store.get(self._keys.heartbeat(self._who.node))
+        before = _heartbeat(entry)
+        if entry is not None and before is not None:
+            if before.counter in self._sent and before.incarnation == self._incarnation:
+                saved = Saved.load(self._path)
+                lease = saved.lease if saved else 0
+                return self._seat(cluster, self._incarnation, lease, entry.mod_revision, before.counter)
+            if (resumed := await self._resume(cluster, entry, before)) is not None:
+                return resumed
+        return await self._join(cluster, entry, before)
+
+    def _seat(self, cluster: str, incarnation: str, lease: int, revision: int, counter: int) -> Joined:
+        who = self._who
+        identity = Identity(who.node, incarnation, who.machine, who.boot, who.armed)
+        sent = self._sent.get(counter)
+        return Joined(identity, lease, cluster, revision, counter, sent or self._clock())
+
+    async def _resume(self, cluster: str, entry: Entry, before: Heartbeat) -> Joined | None:
+        """Go on as the incarnation that an earlier agent of this boot left."""
+        saved = Saved.load(self._path)
+        if saved is None or saved.incarnation != before.incarnation:
+            return None
+        if await self._store.get(self._keys.fence(saved.incarnation)) is not None:
+            return None
+        # Counted from when the last heartbeat was sent, by this machine's own clock: not from now.
+        now = self._clock()
+        age = max(0.0, now.boot - before.clock)
+        counter = before.counter + RESUME_STEP
+        self._sent[counter] = Instant(now.boot - age, now.raw - age)
+        log.info("goes on as %s", saved.incarnation)
+        return self._seat(cluster, saved.incarnation, saved.lease, entry.mod_revision, counter)
+
+    async def _join(self, cluster: str, entry: Entry | None, before: Heartbeat | None) -> Joined | None:
+        keys, who = self._keys, self._who
+        compare: list[Compare] = [ModRevision(keys.heartbeat(who.node), entry.mod_revision if entry else 0)]
+        then: list[Put] = []
+        if before is not None:
+            fenced = await self._store.get(keys.fence(before.incarnation))
+            if fenced is None:
+                fence = await self._evidence(before, entry)
+                compare.append(absent(keys.fence(before.incarnation)))
+                then.append(Put(keys.fence(before.incarnation), fence.encode()))
+            elif before.boot == who.boot and before.machine == who.machine:
+                await self._clear_this_boot(before)
+        lease = await self._store.grant(who.timings.lease_ttl)
+        # Saved before it is sent: an agent killed after the commit finds its lease again.
+        Saved(self._incarnation, lease).save(self._path)
+        counter, sent = len(self._sent) + 1, self._clock()
+        self._sent[counter] = sent
+        record = who.describe.model_copy(update={"incarnation": self._incarnation, "lease": lease})
+        beat = Heartbeat(
+            incarnation=self._incarnation,
+            counter=counter,
+            clock=round(sent.boot, 3),
+            d_hard=who.timings.d_hard,
+            armed=who.armed,
+            machine=who.machine,
+            boot=who.boot,
+        )
+        then += [Put(keys.node(who.node), record.encode(), lease), Put(keys.heartbeat(who.node), beat.encode())]
+        result = await self._store.txn(Txn(tuple(compare), tuple(then)))
+        if not result.succeeded:
+            return None
+        log.info("joined as %s", self._incarnation)
+        return self._seat(cluster, self._incarnation, lease, result.revision, counter)
+
+    async def _evidence(self, before: Heartbeat, entry: Entry | None) -> Fence:
+        """Why the predecessor is known to write no more. Raises Refused where it may be alive."""
+        who = self._who
+        if before.machine == who.machine and before.boot != who.boot:
+            return self._fence(Evidence.REBOOT, "the same machine has booted again")
+        if before.machine == who.machine:
+            await self._clear_this_boot(before)
+            return self._fence(Evidence.STOPPED, "an earlier agent of this boot; nothing of it is left")
+        return await self._outwait(before, entry)
+
+    async def _clear_this_boot(self, before: Heartbeat) -> None:
+        while left := await self._left_over():
+            log.error("cannot join: incarnation %s of this boot has left %s", before.incarnation, "; ".join(left))
+            await asyncio.sleep(_RETRY)
+
+    async def _outwait(self, before: Heartbeat, entry: Entry | None) -> Fence:
+        """Another machine has the name. It keeps it, unless its heartbeat stands still for W."""
+        key = self._keys.heartbeat(self._who.node)
+        start = self._clock().raw
+        wait = required_wait(before.d_hard)
+        log.warning("node %s was last on another machine; waiting %.0f s for a sign of it", self._who.node, wait)
+        while (passed := self._clock().raw - start) < wait:
+            await asyncio.sleep(min(_RETRY, wait - passed))
+            now = await self._store.get(key)
+            if entry is not None and now is not None and now.mod_revision != entry.mod_revision:
+                raise Refused(
+                    f"node {self._who.node} is alive on another machine (machine id {before.machine or 'unknown'}, this"
+                    f" one is {self._who.machine}). Give this node another name, or stop the other agent"
+                )
+        return self._fence(Evidence.SILENCE, f"heartbeat still for {passed:.1f} s", armed=before.armed)
+
+    def _fence(self, evidence: Evidence, detail: str, armed: bool = False) -> Fence:
+        who = self._who
+        at = who.describe.joined
+        return Fence(node=who.node, by=who.node, evidence=evidence, armed=armed, detail=detail, at=at)
+
+
+def _heartbeat(entry: Entry | None) -> Heartbeat | None:
+    if entry is None:
+        return None
+    try:
+        return Heartbeat.decode(entry.value)
+    except InvalidRecord as error:
+        raise Refused(f"{entry.key} is not a heartbeat ({error}); delete it once its node is known to be off") from None
+
+
+__all__ = ["Applicant", "Joined", "Joining", "NotOurCluster", "Refused", "Saved", "StoreError"]

@@ -1,0 +1,371 @@
+"""A node's seat in the cluster: runs the protocol on a store and a clock.
+
+Owners ask it for transactions (`claim`, `handover`, …). What it promises them: a verb that returns has been answered by
+etcd and is shown by the view; a verb whose fate is unknown is settled before it returns or raises `NotLive`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from drover.coordinator.clock import Clock, read_clock
+from drover.coordinator.housekeeping import Housekeeping
+from drover.coordinator.join import Joined, Saved
+from drover.coordinator.keys import Keys
+from drover.coordinator.observers import Observers
+from drover.coordinator.protocol import ownership, session
+from drover.coordinator.protocol.clock import Deadline
+from drover.coordinator.protocol.placement import Claim, Dataset
+from drover.coordinator.protocol.session import CloseGate, Ended, Live, OpenGate, Send
+from drover.coordinator.records import (
+    Evidence,
+    Heartbeat,
+    Holder,
+    InvalidRecord,
+    NodeRecord,
+    Status,
+    Tenure,
+    Timings,
+    timestamp,
+)
+from drover.coordinator.store import Denied, LeaseGone, NoSpace, Store, StoreError, Unanswered, Unavailable
+from drover.coordinator.txn import Compare, Put, Txn, TxnResult, absent, unchanged
+from drover.coordinator.view import View
+
+log = logging.getLogger(__name__)
+
+TRY = 0.8
+"""The time limit of one heartbeat, in intervals; the next try goes to another member."""
+_PAUSE = 0.1
+"""Seconds between two tries where the first was refused at once."""
+_CATCH_UP = 10.0
+"""Seconds that the view may take to show what this node wrote, before the verb fails."""
+
+
+class NotLive(Exception):
+    """The session has lapsed or ended: nothing was sent, or it is no matter any more what became of it."""
+
+
+class Lost(Exception):
+    """The session has ended: this incarnation is dead to the cluster. The ladder runs, then the node joins anew."""
+
+    def __init__(self, ended: Ended) -> None:
+        super().__init__(ended.detail)
+        self.ended = ended
+
+
+class Listener(Protocol):
+    """Who wants to know: the agent, for the ladder and for metrics. Called in the event loop; must not block."""
+
+    def gate_closed(self, reason: str) -> None: ...
+    def gate_opened(self) -> None: ...
+    def heartbeat(self, outcome: str, seconds: float) -> None: ...
+    def fenced(self, node: str, evidence: Evidence) -> None: ...
+
+
+class Member:
+    """One incarnation of this node. `run` until it is cancelled or raises Lost."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        joined: Joined,
+        describe: NodeRecord,
+        timings: Timings,
+        saved: Path,
+        listener: Listener,
+        clock: Clock = read_clock,
+        compacts: bool = True,
+    ) -> None:
+        self.store, self.keys, self.timings = store, keys, timings
+        self.identity, self.cluster_id, self.lease = joined.identity, joined.cluster, joined.lease
+        self.view = View(store, keys)
+        self._describe, self._saved, self._listener, self._clock = describe, saved, listener, clock
+        self._state: session.State = session.begin(joined.revision, joined.counter, joined.sent, clock())
+        self._moved = asyncio.Event()
+        self.life = 0
+        """etcd's revision when the first heartbeat of this life of the agent was answered; 0 before. What an earlier life
+        sent compares revisions up to this one: a tenure that has not moved since is touched before it is acted on."""
+        self._observers = Observers(self, listener.fenced)
+        self._housekeeping = Housekeeping(self, compacts)
+
+    @property
+    def node(self) -> str:
+        return self.identity.node
+
+    @property
+    def incarnation(self) -> str:
+        return self.identity.incarnation
+
+    @property
+    def live(self) -> bool:
+        """Whether this node may act: its heartbeats are answered, and have been at least once in this life."""
+        if not self.life:
+            return False
+        return isinstance(self._state, Live) and not session.soft_deadline(self._state, self.timings).passed(
+            self._clock()
+        )
+
+    def gate(self) -> Deadline | None:
+        """Until when something that writes may begin; None: not at all."""
+        return session.gate(self._state, self.timings)
+
+    def margin(self) -> float:
+        """Seconds until D_soft; negative once it has passed."""
+        if isinstance(self._state, Ended):
+            return -1.0
+        return session.soft_deadline(self._state, self.timings).remaining(self._clock())
+
+    def steady(self) -> bool:
+        return session.steady(self._state, self.timings, self._clock())
+
+    def raw(self) -> float:
+        """CLOCK_MONOTONIC_RAW, seconds."""
+        return self._clock().raw
+
+    def seat(self) -> ownership.Seat:
+        """For one transaction of this incarnation."""
+        at = timestamp(datetime.now(UTC))
+        return ownership.Seat(self.keys, self.node, self.incarnation, self.lease, at, secrets.token_hex(8))
+
+    def ladder_done(self, clean: bool) -> None:
+        """The ladder has run after `gate_closed`. clean: nothing is left."""
+        self._feed(session.LadderDone(clean))
+
+    async def run(self) -> None:
+        """Raises Lost, Denied."""
+        await self._beat_once()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch_deadline())
+                group.create_task(self._beat())
+                group.create_task(self._keep_lease())
+                group.create_task(self.view.run())
+                group.create_task(self._observers.run())
+                group.create_task(self._housekeeping.run())
+        except* Lost as lost:
+            raise lost.exceptions[0] from None
+
+    # The session.
+
+    def _feed(self, event: session.Event) -> Send | None:
+        before = type(self._state)
+        self._state, actions = session.step(self._state, event, self._clock(), self.identity, self.timings)
+        send = None
+        for action in actions:
+            match action:
+                case CloseGate(reason):
+                    log.error("gate closed: %s", reason)
+                    self._listener.gate_closed(reason)
+                case OpenGate():
+                    log.warning("gate open again: heartbeats are answered, and nothing was left behind")
+                    self._listener.gate_opened()
+                case Send():
+                    send = action
+        if type(self._state) is not before:
+            self._moved.set()
+        return send
+
+    async def _watch_deadline(self) -> None:
+        """Needs nobody: it ends the session's right to write when etcd, or the loop that beats, does not answer."""
+        while True:
+            if isinstance(self._state, Ended):
+                raise Lost(self._state)
+            self._moved.clear()
+            wait = self.margin() if isinstance(self._state, Live) else self.timings.heartbeat
+            try:
+                async with asyncio.timeout(max(wait, 0.01)):
+                    await self._moved.wait()
+            except TimeoutError:
+                self._feed(session.Tick())
+
+    async def _beat(self) -> None:
+        while True:
+            started = self._clock().raw
+            answered = await self._beat_once()
+            spent = self._clock().raw - started
+            pause = self.timings.heartbeat - spent if answered else _PAUSE - spent
+            await asyncio.sleep(max(pause, 0.0))
+
+    async def _beat_once(self) -> bool:
+        """One heartbeat; whether it was answered."""
+        send = self._feed(session.Beat())
+        if send is None:
+            return False
+        sent = self._clock()
+        txn = session.heartbeat_txn(self.keys, self.identity, self.timings, send, sent)
+        try:
+            result = await self.store.txn(txn, timeout=TRY * self.timings.heartbeat)
+        except Denied:
+            raise
+        except StoreError as error:
+            outcome = "no space" if isinstance(error, NoSpace) else "unanswered"
+            self._listener.heartbeat(outcome, self._clock().raw - sent.raw)
+            self._feed(session.Tick())
+            return False
+        self._listener.heartbeat("answered", self._clock().raw - sent.raw)
+        entry = result.read[self.keys.heartbeat(self.node)]
+        try:
+            seen = Heartbeat.decode(entry.value) if entry else None
+        except InvalidRecord:
+            seen = Heartbeat(incarnation="(not a heartbeat)", counter=0, clock=0.0, d_hard=1.0)
+        fenced = result.read[self.keys.fence(self.incarnation)] is not None
+        revision = entry.mod_revision if entry else 0
+        if result.succeeded and not self.life:
+            self.life = result.revision
+        self._feed(session.Reply(send.counter, result.succeeded, result.revision, seen, revision, fenced))
+        return True
+
+    async def _keep_lease(self) -> None:
+        """What people look at hangs on the lease: its loss is a non-event, and put right."""
+        while True:
+            try:
+                left = await self.store.keep_alive(self.lease) if self.lease else 0
+                if left <= 0:
+                    raise LeaseGone("no lease")
+                await self._ensure_node()
+            except LeaseGone:
+                await self._renew_lease()
+            except (Unavailable, Unanswered, NoSpace) as error:
+                log.debug("lease: %s", error)
+            await asyncio.sleep(self.timings.lease_ttl / 4)
+
+    async def _renew_lease(self) -> None:
+        try:
+            self.lease = await self.store.grant(self.timings.lease_ttl)
+            Saved(self.incarnation, self.lease).save(self._saved)
+            log.info("new lease %x", self.lease)
+            await self._ensure_node()
+        except (Unavailable, Unanswered, LeaseGone, NoSpace) as error:
+            log.debug("lease: %s", error)
+
+    async def _ensure_node(self) -> None:
+        """nodes/<me> is there and hangs on the lease that I keep alive."""
+        key = self.keys.node(self.node)
+        entry = await self.store.get(key)
+        if entry is not None and entry.lease == self.lease:
+            return
+        record = self._describe.model_copy(update={"incarnation": self.incarnation, "lease": self.lease})
+        compare: list[Compare] = [unchanged(key, entry), absent(self.keys.fence(self.incarnation))]
+        await self.store.txn(Txn(tuple(compare), (Put(key, record.encode(), self.lease),)))
+
+    # Verbs.
+
+    async def _commit(self, txn: Txn) -> bool:
+        """Whether it committed. Raises NotLive, Unanswered (not settled), Unavailable, NoSpace, Denied."""
+        if not self.live:
+            raise NotLive("this node's session has lapsed")
+        try:
+            result = await self.store.txn(txn)
+        except LeaseGone:
+            return False
+        return await self._shown(result)
+
+    async def _shown(self, result: TxnResult) -> bool:
+        if result.succeeded:
+            await self._caught_up(result.revision)
+        return result.succeeded
+
+    async def _caught_up(self, revision: int) -> None:
+        """Until the view shows what is at `revision`: planning on an older picture would undo what was just done."""
+        while True:
+            try:
+                return await self.view.reached(revision, _CATCH_UP)
+            except TimeoutError:
+                log.warning("etcd's watch lags by more than %.0f s", _CATCH_UP)
+                if isinstance(self._state, Ended):
+                    raise NotLive(self._state.detail) from None
+
+    async def _settled(self, seat: ownership.Seat, datasets: Sequence[Dataset], txn: Txn) -> bool:
+        """Commit, and where no answer comes, find out what became of it: True or False are final.
+
+        An unanswered transaction may commit later, after a read that does not show it. Touching one of the tenures that
+        it compares makes that impossible; if the touch does not commit, something else did, perhaps it.
+        """
+        try:
+            return await self._commit(txn)
+        except (Unanswered, Unavailable) as error:
+            log.warning("%s: settling what became of it (%s)", ", ".join(d.name for d in datasets), error)
+        while not isinstance(self._state, Ended):
+            try:
+                fate = await self._fate(seat.txn, datasets[0])
+            except (Unanswered, Unavailable, NoSpace):
+                await asyncio.sleep(_PAUSE)
+                continue
+            if fate is not None:
+                return fate
+        raise NotLive(self._state.detail)
+
+    async def _fate(self, txn: str, d: Dataset) -> bool | None:
+        """Whether the transaction with this id committed; None: not known yet. Raises StoreError."""
+        entry = await self.store.get(self.keys.owner(d.name))
+        if entry is None or entry.mod_revision != d.tenure_revision:
+            if entry is not None:
+                await self._caught_up(entry.mod_revision)
+            return entry is not None and Tenure.decode(entry.value).txn == txn
+        result = await self.store.txn(ownership.touch(self.seat(), d))
+        return False if await self._shown(result) else None
+
+    async def claim(self, claim: Claim, datasets: Sequence[Dataset]) -> bool:
+        """Nothing relies on a claim's having failed, so an unanswered one needs no settling: the view tells."""
+        uids = {d.name: secrets.token_hex(16) for d in datasets}
+        txn = ownership.claim(
+            self.seat(),
+            datasets,
+            self.view.cluster,
+            uids,
+            claim.because,
+            claim.evidence,
+            self.view.fence_revisions(),
+        )
+        return await self._commit(txn)
+
+    async def activate(self, d: Dataset) -> bool:
+        return await self._commit(ownership.activate(self.seat(), d))
+
+    async def cleared(self, d: Dataset, stopped: Sequence[Holder]) -> bool:
+        return await self._commit(ownership.cleared(self.seat(), d, stopped))
+
+    async def born(self, d: Dataset, object_: str) -> bool:
+        return await self._commit(ownership.born(self.seat(), d, object_))
+
+    async def refresh(self, d: Dataset) -> bool:
+        return await self._commit(ownership.refresh(self.seat(), d))
+
+    async def destroyed(self, d: Dataset) -> bool:
+        return await self._commit(ownership.destroyed(self.seat(), d))
+
+    async def reput(self, d: Dataset) -> bool:
+        return await self._commit(ownership.reput(self.seat(), d))
+
+    async def report(self, d: Dataset, status: Status) -> bool:
+        """status/<d>. A lost one is written again by whoever looks next."""
+        return await self._commit(ownership.report(self.seat(), d, status))
+
+    async def handover(
+        self, datasets: Sequence[Dataset], to: str, because: str, refused: bool = False, down: float | None = None
+    ) -> bool:
+        """Settled: False means that it has not happened and never will. down: Unix time when their use was stopped."""
+        target = self.view.cluster.nodes.get(to)
+        if target is None:
+            return False
+        seat = self.seat()
+        return await self._settled(
+            seat, datasets, ownership.handover(seat, datasets, to, target, because, refused, down)
+        )
+
+    async def release(self, datasets: Sequence[Dataset], because: str, refused: bool = False) -> bool:
+        """Settled, as handover."""
+        seat = self.seat()
+        return await self._settled(seat, datasets, ownership.release(seat, datasets, because, refused))
+
+    async def touch(self, d: Dataset) -> bool:
+        """Nothing that an earlier life of this agent sent about `d` can commit any more. False: it has changed."""
+        return await self._commit(ownership.touch(self.seat(), d))

@@ -1,0 +1,126 @@
+"""Watches other nodes' heartbeats, and writes the fence of one that has stood still for W."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from drover.coordinator.mirror import Mirror
+from drover.coordinator.protocol import observer, ownership
+from drover.coordinator.protocol.observer import Watched
+from drover.coordinator.records import Evidence, Heartbeat, InvalidRecord, timestamp
+from drover.coordinator.store import StoreError
+
+if TYPE_CHECKING:
+    from drover.coordinator.member import Member
+
+log = logging.getLogger(__name__)
+
+_AGAIN = 0.3
+"""Seconds before a fence that could not be written is tried again."""
+_LOOK = 5.0
+"""Seconds between two looks at whom to watch where no event asks for one."""
+
+
+class Observers:
+    """All the watching of one node. fenced: told of each fence that this node wrote."""
+
+    def __init__(self, member: Member, fenced: Callable[[str, Evidence], None]) -> None:
+        self._member, self._fenced = member, fenced
+        self._watches: dict[str, _Watch] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        view = self._member.view
+        view.subscribe(lambda _: self._changed.set())
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._changed.clear()
+                if view.connected:
+                    self._adjust(group)
+                try:
+                    async with asyncio.timeout(_LOOK):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+
+    def _adjust(self, group: asyncio.TaskGroup) -> None:
+        member = self._member
+        begun = [n for n, w in self._watches.items() if w.begun(2 * member.timings.heartbeat)]
+        wanted = observer.whom(member.node, member.view.cluster, member.view.tenures(), begun)
+        for node in self._watches.keys() - wanted.keys():
+            self._tasks.pop(node).cancel()
+            del self._watches[node]
+        for node in wanted.keys() - self._watches.keys():
+            watch = _Watch(member, node, wanted[node], self._fenced)
+            self._watches[node] = watch
+            self._tasks[node] = group.create_task(watch.run())
+
+
+class _Watch:
+    def __init__(self, member: Member, node: str, incarnation: str, fenced: Callable[[str, Evidence], None]) -> None:
+        self._member, self._node, self._incarnation, self._fenced = member, node, incarnation, fenced
+        self._key = member.keys.heartbeat(node)
+        self._mirror = Mirror(member.store, self._key, self._key + "\0", lambda _: self._look())
+        self._watched: Watched | None = None
+        self._moved = asyncio.Event()
+
+    def begun(self, age: float) -> bool:
+        """Whether this heartbeat has stood still long enough to go on watching it, whoever ranks how."""
+        return self._watched is not None and self._member.raw() - self._watched.since > age
+
+    def _look(self) -> None:
+        """The moment that counts is when a revision was received, before anything else is done."""
+        now = self._member.raw()
+        entry = self._mirror.entries.get(self._key)
+        if entry is None:
+            self._watched = None
+        else:
+            try:
+                beat = Heartbeat.decode(entry.value)
+            except InvalidRecord:
+                beat = observer.stand_in(self._incarnation)
+            self._watched = observer.observe(self._watched, self._node, beat, entry.mod_revision, now)
+        self._moved.set()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._mirror.run())
+            while True:
+                self._moved.clear()
+                wait = await self._act()
+                try:
+                    async with asyncio.timeout(wait):
+                        await self._moved.wait()
+                except TimeoutError:
+                    continue
+
+    async def _act(self) -> float:
+        """Do what is due; how long to wait for the heartbeat to move before looking again. Seconds."""
+        member, watched = self._member, self._watched
+        try:
+            if watched is None:
+                if self._mirror.connected and member.steady():
+                    beat = observer.stand_in(self._incarnation)
+                    await member.store.txn(ownership.placeholder(member.seat(), self._node, beat))
+                return 1.0
+            if watched.heartbeat.incarnation in member.view.cluster.fences:
+                return _LOOK
+            now = member.raw()
+            if (left := watched.due() - now) > 0:
+                return left
+            if not member.steady() or not member.live:
+                return _AGAIN
+            at = timestamp(datetime.now(UTC))
+            record = observer.silence(watched, member.node, now, at)
+            txn = ownership.fence(member.seat(), self._node, watched.heartbeat, watched.revision, record)
+            if (await member.store.txn(txn)).succeeded:
+                log.warning("fenced %s: %s", watched.heartbeat.incarnation, record.detail)
+                self._fenced(self._node, record.evidence)
+        except StoreError as error:
+            log.debug("watching %s: %s", self._node, error)
+        return _AGAIN

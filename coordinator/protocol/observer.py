@@ -1,0 +1,91 @@
+"""Watching other nodes' heartbeats, and when standing still is silence. Pure; times are CLOCK_MONOTONIC_RAW seconds.
+
+The owner counts its deadline from before a heartbeat was sent, the observer from after it was received, so W needs only
+that clocks run alike. The fence's transaction compares the heartbeat's revision: whatever is late, lost or stale here
+only makes the wait longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from drover.coordinator.protocol.placement import Cluster, rank
+from drover.coordinator.records import MAX_D_HARD, Evidence, Fence, Heartbeat, Tenure, required_wait
+
+OBSERVERS = 3
+"""How many nodes watch each one while all is well."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A heartbeat at one revision, and when that revision was first received."""
+
+    node: str
+    heartbeat: Heartbeat
+    revision: int
+    since: float
+
+    @property
+    def wait(self) -> float:
+        """W: from the D_hard *in that heartbeat*. Seconds."""
+        return required_wait(self.heartbeat.d_hard)
+
+    def due(self) -> float:
+        """When it counts as silent, if it does not move before."""
+        return self.since + self.wait
+
+
+def observe(before: Watched | None, node: str, heartbeat: Heartbeat, revision: int, now: float) -> Watched:
+    """A heartbeat was seen at `revision`: the clock starts again only where it has moved."""
+    if before is not None and before.revision == revision:
+        return before
+    return Watched(node, heartbeat, revision, now)
+
+
+def silence(watched: Watched, by: str, now: float, at: str) -> Fence:
+    """The fence to write. Call it only once `due` has passed and the observer itself is steady."""
+    return Fence(
+        node=watched.node,
+        by=by,
+        evidence=Evidence.SILENCE,
+        armed=watched.heartbeat.armed,
+        detail=f"heartbeat still for {now - watched.since:.1f} s",
+        at=at,
+    )
+
+
+def whom(me: str, cluster: Cluster, tenures: Iterable[Tenure], begun: Iterable[str]) -> dict[str, str]:
+    """The nodes that `me` should watch, with the incarnation that a missing heartbeat would stand for.
+
+    Every present node is watched by the three that rank highest for it; a node that is not present, by everybody,
+    while a tenure names its unfenced incarnation. Who has begun goes on.
+    """
+    watch: dict[str, str] = {}
+    for name, node in cluster.nodes.items():
+        others = [n for n in cluster.nodes if n != name]
+        if name != me and (me in rank(name, others)[:OBSERVERS] or name in begun):
+            watch[name] = node.record.incarnation
+    for tenure in tenures:
+        if not tenure.held or tenure.node in cluster.nodes or tenure.node == me:
+            continue
+        if tenure.incarnation not in cluster.fences:
+            watch[tenure.node] = tenure.incarnation
+    return watch
+
+
+def stand_in(incarnation: str) -> Heartbeat:
+    """The placeholder for a heartbeat that is missing: the largest D_hard that anybody may use."""
+    return Heartbeat(incarnation=incarnation, counter=0, clock=0.0, d_hard=MAX_D_HARD, placeholder=True)
+
+
+def collectable(
+    fences: Mapping[str, Fence], heartbeats: Mapping[str, Heartbeat], tenures: Iterable[Tenure]
+) -> list[str]:
+    """Incarnations whose fence says nothing any more: no tenure names them, and their node beats in another one."""
+    named = {h for t in tenures for h in (t.incarnation, *(u.incarnation for u in t.unfenced))}
+    return [
+        incarnation
+        for incarnation, fence in fences.items()
+        if incarnation not in named and fence.node in heartbeats and heartbeats[fence.node].incarnation != incarnation
+    ]

@@ -1,0 +1,288 @@
+"""The transactions on tenures, as values: claim, activate, handover, release and the smaller ones.
+
+Each compares the mod revision of every record it decided on, and that its sender is not fenced. None is sent here:
+`drover.coordinator.member` does, and settles those that are not answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from drover.coordinator.keys import Keys
+from drover.coordinator.protocol.placement import Cluster, Dataset, Node
+from drover.coordinator.records import (
+    DatasetSpec,
+    Evidence,
+    Fence,
+    Heartbeat,
+    HistoryEntry,
+    Holder,
+    LeaseRecord,
+    Record,
+    State,
+    Status,
+    Tenure,
+)
+from drover.coordinator.txn import Compare, CreateRevision, Delete, ModRevision, OnLease, Put, Txn, absent
+
+HISTORY = 100
+"""Epochs kept in history/<d>/."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Who sends: a node in one incarnation with its lease. at: when, for people. txn: a random id, one a transaction."""
+
+    keys: Keys
+    node: str
+    incarnation: str
+    lease: int
+    at: str
+    txn: str
+
+
+def _txn(seat: Seat, compare: Sequence[Compare], then: Sequence[Put | Delete]) -> Txn:
+    return Txn(compare=(*compare, absent(seat.keys.fence(seat.incarnation))), then=tuple(then))
+
+
+def _owner(seat: Seat, d: Dataset) -> Compare:
+    return ModRevision(seat.keys.owner(d.name), d.tenure_revision)
+
+
+def _held(d: Dataset) -> Tenure:
+    if d.tenure is None:
+        raise ValueError(f"{d.name} has no tenure")
+    return d.tenure
+
+
+def _bind(seat: Seat, name: str, tenure: Tenure, lease: int) -> list[Put | Delete]:
+    """A new epoch: the tenure, its lease record and its line in the history."""
+    keys = seat.keys
+    record = LeaseRecord(node=tenure.node, incarnation=tenure.incarnation, epoch=tenure.epoch)
+    return [Put(keys.owner(name), tenure.encode()), Put(keys.lease(name), record.encode(), lease)]
+
+
+def _remember(seat: Seat, name: str, tenure: Tenure, before: str) -> Put:
+    entry = HistoryEntry(
+        epoch=tenure.epoch,
+        node=tenure.node,
+        because=tenure.because,
+        evidence=tenure.evidence,
+        before=before,
+        at=seat.at,
+    )
+    return Put(seat.keys.history(name, tenure.epoch), entry.encode())
+
+
+def claim(
+    seat: Seat,
+    datasets: Sequence[Dataset],
+    cluster: Cluster,
+    uids: Mapping[str, str],
+    because: str,
+    evidence: Evidence | None,
+    fences: Mapping[str, int],
+) -> Txn:
+    """Take datasets that are new, released, or whose holder is fenced: all or none.
+
+    uids: a fresh random uid for each, used where the dataset is new. fences: mod revisions of the fences relied on, by
+    incarnation.
+    """
+    compare: list[Compare] = []
+    then: list[Put | Delete] = []
+    relied: dict[str, Compare] = {}
+    for d in datasets:
+        old = d.tenure
+        compare += [_owner(seat, d), ModRevision(seat.keys.desired(d.name), d.desired_revision)]
+        compare.append(ModRevision(seat.keys.dataset(d.name), d.spec_revision))
+        if old is not None and old.held:
+            if old.incarnation not in cluster.fences:
+                raise ValueError(f"{d.name} is held by {old.node}, which is not fenced")
+            relied[old.incarnation] = ModRevision(seat.keys.fence(old.incarnation), fences[old.incarnation])
+        tenure = _claimed(seat, d, uids[d.name], because, evidence)
+        then += [*_bind(seat, d.name, tenure, seat.lease), _remember(seat, d.name, tenure, old.node if old else "")]
+    return _txn(seat, [*compare, *relied.values()], then)
+
+
+def _claimed(seat: Seat, d: Dataset, uid: str, because: str, evidence: Evidence | None) -> Tenure:
+    old = d.tenure
+    unfenced: tuple[Holder, ...] = old.unfenced if old else ()
+    if old is not None and old.held and old.holder not in unfenced:
+        unfenced = (*unfenced, old.holder)
+    base: dict[str, object]
+    doomed = d.replaced and old is not None and old.reclaim == "delete" and old.state is not State.DESTROYED
+    if old is not None and old.state is not State.DESTROYED and (d.spec is None or not d.replaced or doomed):
+        base = old.model_dump()
+    elif isinstance(d.spec, DatasetSpec):
+        base = {"uid": uid, "created": d.spec_created, "backend": d.spec.backend, "reclaim": d.spec.reclaim}
+    else:
+        raise ValueError(f"{d.name} has neither data nor a usable spec")
+    return Tenure.model_validate(
+        base
+        | {
+            "node": seat.node,
+            "incarnation": seat.incarnation,
+            "epoch": (old.epoch if old else 0) + 1,
+            "state": State.ASSIGNED,
+            "because": because,
+            "since": seat.at,
+            "evidence": evidence,
+            "unfenced": unfenced,
+            "refused": old.refused if old else (),
+            "source": "",
+            "down": None,
+            "answers": d.asks,
+            "txn": seat.txn,
+        }
+    )
+
+
+def _rewrite(seat: Seat, d: Dataset, **changes: object) -> Put:
+    tenure = _held(d).model_copy(update={**changes, "txn": seat.txn})
+    return Put(seat.keys.owner(d.name), tenure.encode())
+
+
+def activate(seat: Seat, d: Dataset) -> Txn:
+    """assigned → active, before any write. Raises ValueError while somebody may still write."""
+    tenure = _held(d)
+    if tenure.unfenced or tenure.state is not State.ASSIGNED:
+        raise ValueError(f"{d.name} cannot be activated: {tenure.state}, {len(tenure.unfenced)} not cut off")
+    then: list[Put | Delete] = [_rewrite(seat, d, state=State.ACTIVE, refused=(), since=seat.at)]
+    if tenure.epoch > HISTORY:
+        then.append(Delete(seat.keys.history(d.name, tenure.epoch - HISTORY)))
+    return _txn(seat, [_owner(seat, d)], then)
+
+
+def born(seat: Seat, d: Dataset, object_: str) -> Txn:
+    """The file system has been made: from now on missing data is an error."""
+    return _txn(seat, [_owner(seat, d)], [_rewrite(seat, d, born=True, object=object_)])
+
+
+def refresh(seat: Seat, d: Dataset) -> Txn:
+    """Copy from the spec what must outlive it, and note that `desired` is answered: it names this node."""
+    spec = d.spec
+    reclaim = spec.reclaim if isinstance(spec, DatasetSpec) and not d.replaced else _held(d).reclaim
+    compare = [_owner(seat, d), ModRevision(seat.keys.desired(d.name), d.desired_revision)]
+    return _txn(seat, compare, [_rewrite(seat, d, reclaim=reclaim, answers=d.asks)])
+
+
+def stale_copy(d: Dataset, here: bool) -> bool:
+    """Whether `refresh` has something to write. here: the unit's newest `desired` names this node."""
+    if d.tenure is None or d.replaced:
+        return False
+    if isinstance(d.spec, DatasetSpec) and d.spec.reclaim != d.tenure.reclaim:
+        return True
+    return here and not d.answered
+
+
+def touch(seat: Seat, d: Dataset) -> Txn:
+    """Rewrite the tenure as it is: once this commits, no earlier transaction on it ever can."""
+    return _txn(seat, [_owner(seat, d)], [_rewrite(seat, d)])
+
+
+def may_clear(holder: Holder, d: Dataset, fence: Fence | None) -> bool:
+    """Whether a fence proves that this earlier holder writes no more, for families that rely on deadlines.
+
+    Silence proves it only where the machine would have been reset, or where the spec settles for cooperation.
+    """
+    if fence is None:
+        return False
+    if fence.evidence is not Evidence.SILENCE or fence.armed:
+        return True
+    return isinstance(d.spec, DatasetSpec) and d.spec.fencing == "cooperative"
+
+
+def cleared(seat: Seat, d: Dataset, stopped: Sequence[Holder]) -> Txn:
+    """Take out of `unfenced` those that are known to write no more. Nothing else shortens it."""
+    left = tuple(h for h in _held(d).unfenced if h not in stopped)
+    return _txn(seat, [_owner(seat, d)], [_rewrite(seat, d, unfenced=left)])
+
+
+def handover(
+    seat: Seat,
+    datasets: Sequence[Dataset],
+    to: str,
+    target: Node,
+    because: str,
+    refused: bool = False,
+    down: float | None = None,
+) -> Txn:
+    """Re-bind datasets that I hold, and no longer use in any way, to another node's lease: all or none.
+
+    refused: I could not activate them, and say so, so that they do not come back to me first. down: when I stopped
+    using them (Unix time, seconds).
+    """
+    keys = seat.keys
+    compare: list[Compare] = [
+        CreateRevision(keys.node(to), target.create_revision),
+        OnLease(keys.node(to), target.lease),
+        absent(keys.fence(target.record.incarnation)),
+    ]
+    then: list[Put | Delete] = []
+    for d in datasets:
+        old = _held(d)
+        compare += [_owner(seat, d), ModRevision(keys.desired(d.name), d.desired_revision)]
+        tenure = old.model_copy(
+            update={
+                "node": to,
+                "incarnation": target.record.incarnation,
+                "epoch": old.epoch + 1,
+                "state": State.ASSIGNED,
+                "because": because,
+                "since": seat.at,
+                "evidence": None,
+                "answers": d.asks,
+                "refused": (*old.refused, seat.node) if refused else old.refused,
+                "source": "" if refused else seat.node,
+                "down": down,
+                "txn": seat.txn,
+            }
+        )
+        then += [*_bind(seat, d.name, tenure, target.lease), _remember(seat, d.name, tenure, seat.node)]
+    return _txn(seat, compare, then)
+
+
+def release(seat: Seat, datasets: Sequence[Dataset], because: str, refused: bool = False) -> Txn:
+    """Give datasets up that I hold and no longer use: nobody has them."""
+    then: list[Put | Delete] = []
+    for d in datasets:
+        old = _held(d)
+        names = (*old.refused, seat.node) if refused and seat.node not in old.refused else old.refused
+        then.append(_rewrite(seat, d, state=State.RELEASED, because=because, since=seat.at, refused=names))
+        then.append(Delete(seat.keys.lease(d.name)))
+    return _txn(seat, [_owner(seat, d) for d in datasets], then)
+
+
+def destroyed(seat: Seat, d: Dataset) -> Txn:
+    """The data was destroyed on request. The tenure stays, epoch and all; what people look at goes."""
+    then: list[Put | Delete] = [
+        _rewrite(seat, d, state=State.DESTROYED, because="its spec was deleted", since=seat.at, born=False, object=""),
+        Delete(seat.keys.lease(d.name)),
+    ]
+    return _txn(seat, [_owner(seat, d)], then)
+
+
+def reput(seat: Seat, d: Dataset) -> Txn:
+    """My lease was revoked though I am alive: put the lease record back. A non-event."""
+    tenure = _held(d)
+    record = LeaseRecord(node=tenure.node, incarnation=tenure.incarnation, epoch=tenure.epoch)
+    compare = [_owner(seat, d), absent(seat.keys.lease(d.name))]
+    return _txn(seat, compare, [Put(seat.keys.lease(d.name), record.encode(), seat.lease)])
+
+
+def report(seat: Seat, d: Dataset, status: Status) -> Txn:
+    """status/<d>, while the tenure is as read: a zombie's report cannot overwrite its successor's."""
+    return _txn(seat, [_owner(seat, d)], [Put(seat.keys.status(d.name), status.encode())])
+
+
+def fence(seat: Seat, node: str, heartbeat: Heartbeat, revision: int, record: Record) -> Txn:
+    """Declare an incarnation dead, while its heartbeat is at the revision that was watched."""
+    keys = seat.keys
+    compare = [ModRevision(keys.heartbeat(node), revision), absent(keys.fence(heartbeat.incarnation))]
+    return _txn(seat, compare, [Put(keys.fence(heartbeat.incarnation), record.encode())])
+
+
+def placeholder(seat: Seat, node: str, heartbeat: Heartbeat) -> Txn:
+    """A missing heartbeat is not silence: put one that its owner may go on from, and watch that stand still."""
+    return _txn(seat, [absent(seat.keys.heartbeat(node))], [Put(seat.keys.heartbeat(node), heartbeat.encode())])

@@ -1,0 +1,370 @@
+"""Who should own a dataset, and who claims it first. Pure; the same on every node.
+
+Datasets that belong together (a group, or the datasets of one workload) are decided on together, as a *unit*: they live
+on one node and change hands in one transaction. A dataset alone is a unit of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from drover.coordinator.records import (
+    Answers,
+    DatasetSpec,
+    Evidence,
+    Fence,
+    NodeRecord,
+    State,
+    Tenure,
+    WorkloadSpec,
+)
+
+MAX_UNIT = 40
+"""Datasets in one transaction: etcd takes 128 operations, a dataset needs three."""
+
+RANK_STEP = 0.15
+"""Seconds that a candidate waits for each one before it in rank. The transaction decides; this avoids the contest."""
+
+
+REFUSED_PAUSE = 30.0
+"""Seconds before a node that could not activate a dataset tries again. It is never out: it may have the only copy."""
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """Something that a user put and that cannot be used; the reason is one line."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One dataset as etcd has it. Revisions are mod revisions unless said otherwise, 0 where the key is absent."""
+
+    name: str
+    spec: DatasetSpec | Invalid | None = None
+    spec_revision: int = 0
+    spec_created: int = 0
+    """Create revision of the spec: another one is another dataset."""
+    desired: str | Invalid | None = None
+    desired_revision: int = 0
+    desired_created: int = 0
+    tenure: Tenure | None = None
+    tenure_revision: int = 0
+    leased: bool = False
+    """leases/<d> is there."""
+
+    @property
+    def answered(self) -> bool:
+        """The tenure has acted on this very `desired`. The same value put again is no new request."""
+        return self.tenure is not None and self.tenure.answers == self.asks
+
+    @property
+    def asks(self) -> Answers:
+        value = self.desired if isinstance(self.desired, str) else ""
+        return Answers(value=value, revision=self.desired_created)
+
+    @property
+    def replaced(self) -> bool:
+        """The spec is not the one that the tenure was made for: a new dataset has the old one's name."""
+        if self.tenure is None or self.tenure.state is State.DESTROYED or self.spec is None:
+            return False
+        return self.tenure.created != self.spec_created
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is here. create_revision and lease: of its nodes/<n>, which a handover to it compares."""
+
+    record: NodeRecord
+    create_revision: int
+    lease: int
+    cordoned: bool = False
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What placement knows of nodes. nodes: those with a record and no fence."""
+
+    nodes: Mapping[str, Node]
+    fences: Mapping[str, Fence] = field(default_factory=dict)
+    workloads: Mapping[str, WorkloadSpec] = field(default_factory=dict)
+
+    def users_of(self, dataset: str) -> list[str]:
+        return sorted(name for name, spec in self.workloads.items() if dataset in spec.datasets)
+
+
+# What a node should do about a unit.
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Take these datasets, after `delay` seconds. evidence: why their last holder is known to have stopped."""
+
+    datasets: tuple[str, ...]
+    because: str
+    delay: float = 0.0
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Hold them and bring them up. warning: input that is ignored meanwhile."""
+
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class Give:
+    """Hand them over to `to`."""
+
+    to: str
+    because: str
+
+
+@dataclass(frozen=True)
+class Dismiss:
+    """Nobody wants these any more: release, or destroy where the spec said so."""
+
+    datasets: tuple[str, ...]
+    destroy: tuple[str, ...]
+    because: str
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Not ours to act on; `reason` is for people, and shown where nobody holds it. stuck: it needs a person."""
+
+    reason: str = ""
+    warning: str = ""
+
+
+Decision = Claim | Keep | Give | Dismiss | Nothing
+
+
+def rank(dataset: str, nodes: Iterable[str]) -> list[str]:
+    """Rendezvous hashing: every node computes the same order, and a change of one node moves no other."""
+    return sorted(nodes, key=lambda n: hashlib.blake2b(f"{dataset}\0{n}".encode(), digest_size=8).digest())
+
+
+def speaker(dataset: str, cluster: Cluster) -> str | None:
+    """Who writes the status of a dataset that nobody holds: the first in rank of those here."""
+    order = rank(dataset, cluster.nodes)
+    return order[0] if order else None
+
+
+def units(specs: Mapping[str, DatasetSpec], workloads: Mapping[str, WorkloadSpec]) -> dict[str, frozenset[str]]:
+    """Which datasets belong together, by dataset: those of one group, and those of one workload."""
+    together: dict[str, set[str]] = {name: {name} for name in specs}
+    groups: dict[str, list[str]] = {}
+    for name, spec in specs.items():
+        if spec.group:
+            groups.setdefault(spec.group, []).append(name)
+    ties: list[Sequence[str]] = [*groups.values(), *(w.datasets for w in workloads.values())]
+    for tie in ties:
+        merged: set[str] = set()
+        for name in tie:
+            merged |= together.get(name, {name})
+        for name in merged:
+            together[name] = merged
+    return {name: frozenset(members) for name, members in together.items()}
+
+
+def holder_gone(tenure: Tenure, cluster: Cluster) -> Fence | None:
+    """The fence of a held tenure's holder, if there is one."""
+    return cluster.fences.get(tenure.incarnation) if tenure.held else None
+
+
+def decide(me: str, incarnation: str, unit: Sequence[Dataset], cluster: Cluster) -> Decision:
+    """What the node `me`, in this incarnation, should do about a unit (datasets in order of name)."""
+    mine = [d for d in unit if d.tenure and d.tenure.held and d.tenure.incarnation == incarnation]
+    if mine:
+        claims = _claims(me, [d for d in unit if d not in mine], mine[0].name, cluster)
+        return _hold(me, unit, mine, cluster) or claims or Keep(_warning(unit, cluster))
+    return _claim(me, unit, cluster)
+
+
+def successor(me: str, unit: Sequence[Dataset], cluster: Cluster) -> str | None:
+    """Whom a holder that cannot activate a unit hands it to: back to the source, else on to the next candidate."""
+    lead = unit[0]
+    if lead.tenure is None:
+        return None
+    refused = {me, *lead.tenure.refused}
+    able = {n for n, node in cluster.nodes.items() if backends_of(unit) <= set(node.record.backends)} - refused
+    if lead.tenure.source in able:
+        return lead.tenure.source
+    policy = lead.spec.failover if isinstance(lead.spec, DatasetSpec) else "none"
+    eligible = able if policy == "any" else able & set(policy) if isinstance(policy, tuple) else set()
+    order = rank(lead.name, (n for n in eligible if not cluster.nodes[n].cordoned))
+    return order[0] if order else None
+
+
+def _hold(me: str, unit: Sequence[Dataset], mine: Sequence[Dataset], cluster: Cluster) -> Give | Dismiss | Keep | None:
+    gone = tuple(d for d in mine if d.spec is None or d.replaced)
+    if gone:
+        if users := sorted({u for d in gone for u in cluster.users_of(d.name) if d.spec is None}):
+            return Keep(f"its spec is gone, but workload {', '.join(users)} uses it: delete that first")
+        destroy = tuple(d.name for d in gone if d.tenure and d.tenure.reclaim == "delete")
+        return Dismiss(tuple(d.name for d in gone), destroy, "its spec was deleted")
+    asking = newest_desired(unit)
+    if asking is None or asking.answered or not isinstance(asking.desired, str) or asking.desired == me:
+        return None
+    if len(mine) > MAX_UNIT or _unfit(asking.desired, unit, cluster):
+        return None
+    return Give(asking.desired, f"desired says {asking.desired}")
+
+
+def _unfit(node: str, unit: Sequence[Dataset], cluster: Cluster) -> str:
+    """Why a node cannot be handed a unit; empty where it can."""
+    if node not in cluster.nodes:
+        return f"desired node {node!r} is not here; here are: {' '.join(sorted(cluster.nodes)) or 'none'}"
+    if lacking := backends_of(unit) - set(cluster.nodes[node].record.backends):
+        return f"desired node {node} does not offer back end {' '.join(sorted(lacking))}"
+    return ""
+
+
+def backends_of(unit: Sequence[Dataset]) -> set[str]:
+    """The back ends that a node must offer to hold a unit: where the data is, or will be."""
+    kept = {d.tenure.backend for d in unit if d.tenure and not d.replaced}
+    new = {d.spec.backend for d in unit if isinstance(d.spec, DatasetSpec) and (d.tenure is None or d.replaced)}
+    return kept | new
+
+
+def newest_desired(unit: Sequence[Dataset]) -> Dataset | None:
+    """A unit follows the `desired` that was put last; illegal ones are not followed."""
+    asked = [d for d in unit if isinstance(d.desired, str)]
+    return max(asked, key=lambda d: d.desired_revision, default=None)
+
+
+def _warning(unit: Sequence[Dataset], cluster: Cluster) -> str:
+    """What a user put that is not acted on, for the holder's status."""
+    for d in unit:
+        if isinstance(d.spec, Invalid):
+            return f"spec ignored: {d.spec.reason}"
+        if isinstance(d.desired, Invalid):
+            return f"desired ignored: {d.desired.reason}"
+    if len(unit) > MAX_UNIT:
+        return f"{len(unit)} datasets belong together; at most {MAX_UNIT} can move in one transaction"
+    asking = newest_desired(unit)
+    if asking is None or asking.answered or not isinstance(asking.desired, str):
+        return ""
+    return _unfit(asking.desired, unit, cluster)
+
+
+def _claims(me: str, others: Sequence[Dataset], beside: str, cluster: Cluster) -> Claim | None:
+    """Members of a unit that nobody holds come to where the others are."""
+    free = [d for d in others if _vacancy(d, cluster) is None]
+    if not free:
+        return None
+    return Claim(tuple(d.name for d in free), f"belongs with {beside}", evidence=_evidence(free, cluster))
+
+
+def _vacancy(d: Dataset, cluster: Cluster) -> str | None:
+    """Why a dataset cannot be claimed by anybody at all; None where it can."""
+    tenure = d.tenure
+    if d.spec is None:
+        if tenure is None:
+            return f"there is no dataset of this name; put /datasets/{d.name} to make one"
+        if tenure.state is State.DESTROYED:
+            return "destroyed"
+        if tenure.reclaim != "delete":
+            return "its spec was deleted; the data is kept"
+    if isinstance(d.spec, Invalid) and (tenure is None or tenure.state is State.DESTROYED):
+        return f"the spec cannot be used: {d.spec.reason}"
+    if tenure is not None and tenure.held and tenure.incarnation not in cluster.fences:
+        return f"held by {tenure.node}"
+    return None
+
+
+def _evidence(free: Sequence[Dataset], cluster: Cluster) -> Evidence | None:
+    fences = [f for d in free if d.tenure and (f := holder_gone(d.tenure, cluster))]
+    return fences[0].evidence if fences else None
+
+
+def _claim(me: str, unit: Sequence[Dataset], cluster: Cluster) -> Claim | Nothing:
+    reasons = {d.name: _vacancy(d, cluster) for d in unit}
+    free = [d for d in unit if reasons[d.name] is None]
+    if not free:
+        return Nothing(next((r for r in reasons.values() if r), ""))
+    if len(unit) > MAX_UNIT:
+        return Nothing(f"{len(unit)} datasets belong together; at most {MAX_UNIT} can be held in one transaction")
+    if held := next((d.tenure for d in unit if d.tenure and reasons[d.name] == f"held by {d.tenure.node}"), None):
+        return Nothing(f"waits for {held.node}, which has the others of its group")
+    if doomed := [d for d in free if d.spec is None]:
+        # Somebody has to cut the last holder off and destroy what was asked to be destroyed.
+        order = rank(doomed[0].name, cluster.nodes)
+        delay = order.index(me) * RANK_STEP if me in order else 0.0
+        names = tuple(d.name for d in doomed)
+        return Claim(names, "to destroy it, as its spec said", delay, _evidence(doomed, cluster))
+    candidates, reason = _candidates(unit, free, cluster)
+    if me not in candidates:
+        return Nothing(reason)
+    because = _because(me, free, cluster)
+    delay = candidates.index(me) * RANK_STEP
+    if any(d.tenure and me in d.tenure.refused for d in free):
+        delay += REFUSED_PAUSE
+    return Claim(tuple(d.name for d in free), because, delay, _evidence(free, cluster))
+
+
+def _because(me: str, free: Sequence[Dataset], cluster: Cluster) -> str:
+    lead = free[0]
+    if lead.tenure is None or lead.tenure.state is State.DESTROYED or lead.replaced:
+        return "new"
+    fence = holder_gone(lead.tenure, cluster)
+    if fence is None:
+        return f"released by {lead.tenure.node}"
+    if lead.tenure.node == me:
+        return f"{me} is back ({fence.evidence})"
+    return f"failed over from {lead.tenure.node} ({fence.detail or fence.evidence})"
+
+
+def _candidates(unit: Sequence[Dataset], free: Sequence[Dataset], cluster: Cluster) -> tuple[list[str], str]:
+    """Who may claim, first in rank first, and why the others wait."""
+    asking = newest_desired(unit)
+    lead = free[0]
+    tenure = lead.tenure if lead.tenure and lead.tenure.state is not State.DESTROYED else None
+    spec = lead.spec if isinstance(lead.spec, DatasetSpec) else None
+    home: str | None = None
+    if asking is not None and isinstance(asking.desired, str):
+        home = asking.desired
+    elif tenure is not None and tenure.held:
+        home = tenure.node
+    if home is None:
+        if illegal := next((d.desired for d in unit if isinstance(d.desired, Invalid)), None):
+            return [], f"desired cannot be used: {illegal.reason}"
+        return [], "nobody has it yet: say where it should be with desired"
+    backends = backends_of(unit)
+    able = {name for name, node in cluster.nodes.items() if backends <= set(node.record.backends)}
+    refused = set(tenure.refused) if tenure else set()
+    known = " ".join(sorted(cluster.nodes)) or "none"
+    if home in cluster.nodes and home not in able:
+        lacking = " ".join(sorted(backends - set(cluster.nodes[home].record.backends)))
+        if tenure is None:
+            offered = sorted({b for n in cluster.nodes.values() for b in n.record.backends})
+            return (
+                [],
+                f"{home} does not offer back end {lacking}; offered in this cluster: {' '.join(offered) or 'none'}",
+            )
+    preferred = [home] if home in able and home not in refused else []
+    if preferred:
+        return preferred, f"waits for {home} to take it"
+    if tenure is None or lead.replaced:
+        return [], f"waits for node {home!r}, which is not here; here are: {known}"
+    policy = spec.failover if spec else "none"
+    if policy == "none" and home not in refused:
+        return [], f"waits for {home}, which is not here; failover: none"
+    eligible = {n for n in able if not cluster.nodes[n].cordoned}
+    if policy == "none":
+        eligible &= {home, tenure.node}
+    elif policy != "any":
+        eligible &= set(policy)
+    order = rank(lead.name, eligible)
+    if tenure.node in eligible:
+        order.insert(0, order.pop(order.index(tenure.node)))
+    order.sort(key=lambda n: n in refused)
+    if not order:
+        allowed = "any" if policy == "any" else " ".join(policy)
+        return [], f"waits for {home}, which is not here; no other node may or can take it (failover: {allowed})"
+    return order, f"waits for {order[0]} to take it"

@@ -1,0 +1,269 @@
+"""A node's session: heartbeats out, deadlines in. `step(state, event, now) -> (state, actions)`; no I/O, no clock.
+
+    state    event                               next
+    Live     Reply succeeded                     Live, deadlines counted from when that heartbeat was *sent*
+    Live     Tick, D_soft passed                 Lapsed, CloseGate
+    Lapsed   LadderDone(clean) and a fresh beat  Live, OpenGate (same incarnation, same epochs)
+    any      Reply: fenced, or a stranger's beat Ended, CloseGate
+    Ended    anything                            Ended
+
+Every heartbeat compares the revision of the one before, so the heartbeats of one incarnation are a chain: a twin of
+this machine breaks it within one interval. An unanswered heartbeat may commit later; its counter then tells when it was
+sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from drover.coordinator.keys import Keys
+from drover.coordinator.protocol.clock import Deadline, Instant
+from drover.coordinator.records import Heartbeat, Timings
+from drover.coordinator.txn import ModRevision, Put, Txn, absent
+
+GAP = 2.0
+"""Heartbeats further apart than this many intervals were not answered without a gap."""
+STEADY = 2.5
+"""So many intervals without a gap before a node may call others silent: an etcd outage fences nobody who comes back."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who sends: a node in one incarnation, on one machine in one boot."""
+
+    node: str
+    incarnation: str
+    machine: str
+    boot: str
+    armed: bool = False
+
+
+class Loss(StrEnum):
+    """How a session ends."""
+
+    FENCED = "fenced"
+    STRANGER = "stranger"
+    """Somebody else writes this node's heartbeat: a name clash, or a cloned machine."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A heartbeat that was sent and not yet answered."""
+
+    counter: int
+    sent: Instant
+
+
+@dataclass(frozen=True)
+class Live:
+    """The gate is open. revision: of heartbeats/<me>; sent: when the newest one known to have committed was sent;
+    answered: when that was learnt; steady_since: since when they were answered without a gap."""
+
+    revision: int
+    counter: int
+    sent: Instant
+    answered: Instant
+    steady_since: Instant
+    pending: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lapsed:
+    """The gate is closed: D_soft has passed. clean: the ladder is through and has left nothing behind."""
+
+    revision: int
+    counter: int
+    sent: Instant
+    answered: Instant
+    steady_since: Instant
+    pending: tuple[Attempt, ...] = ()
+    clean: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    loss: Loss
+    detail: str
+
+
+State = Live | Lapsed | Ended
+
+
+@dataclass(frozen=True)
+class Beat:
+    """It is time to send a heartbeat."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """etcd answered the heartbeat with this counter. revision: etcd's, after it. seen: heartbeats/<me> as it is now,
+    with its mod revision (0 and None: absent). fenced: fences/<mine> exists."""
+
+    counter: int
+    succeeded: bool
+    revision: int
+    seen: Heartbeat | None = None
+    seen_revision: int = 0
+    fenced: bool = False
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True)
+class LadderDone:
+    """The ladder has run. clean: verified that nothing is left."""
+
+    clean: bool
+
+
+Event = Beat | Reply | Tick | LadderDone
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send the heartbeat with this counter, comparing this revision of the one before."""
+
+    counter: int
+    revision: int
+
+
+@dataclass(frozen=True)
+class CloseGate:
+    """Nothing may begin to write; run the ladder for all that must stop."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class OpenGate:
+    pass
+
+
+Action = Send | CloseGate | OpenGate
+
+
+def begin(revision: int, counter: int, sent: Instant, answered: Instant) -> Live:
+    """The state after the join, or after a restart has found its own heartbeat at `revision`: counted from `sent`."""
+    return Live(revision, counter, sent, answered, steady_since=answered)
+
+
+def soft_deadline(state: Live | Lapsed, timings: Timings) -> Deadline:
+    return state.sent.plus(timings.d_soft)
+
+
+def gate(state: State, timings: Timings) -> Deadline | None:
+    """Until when something that writes may begin; None: not at all."""
+    return soft_deadline(state, timings) if isinstance(state, Live) else None
+
+
+def steady(state: State, timings: Timings, now: Instant) -> bool:
+    """Whether this node's own heartbeats were answered long enough without a gap to call another one silent."""
+    if not isinstance(state, Live):
+        return False
+    return (
+        now.raw - state.steady_since.raw >= STEADY * timings.heartbeat
+        and now.raw - state.answered.raw <= GAP * timings.heartbeat
+    )
+
+
+def heartbeat_txn(keys: Keys, me: Identity, timings: Timings, send: Send, sent: Instant) -> Txn:
+    """`if nobody has fenced me and my last heartbeat is as I wrote it, then put the next`; reads both in any case."""
+    mine, fence = keys.heartbeat(me.node), keys.fence(me.incarnation)
+    beat = Heartbeat(
+        incarnation=me.incarnation,
+        counter=send.counter,
+        clock=round(sent.boot, 3),
+        d_hard=timings.d_hard,
+        armed=me.armed,
+        machine=me.machine,
+        boot=me.boot,
+    )
+    return Txn(
+        compare=(absent(fence), ModRevision(mine, send.revision)),
+        then=(Put(mine, beat.encode()),),
+        read=(mine, fence),
+    )
+
+
+def step(state: State, event: Event, now: Instant, me: Identity, timings: Timings) -> tuple[State, tuple[Action, ...]]:
+    """The whole session. `now` is read before a heartbeat is sent and after an answer was received."""
+    if isinstance(state, Ended):
+        return state, ()
+    match event:
+        case Beat():
+            attempt = Attempt(state.counter + 1, now)
+            sent = replace(state, counter=attempt.counter, pending=(*state.pending, attempt))
+            return sent, (Send(attempt.counter, state.revision),)
+        case Reply():
+            return _expire(*_reply(state, event, now, me, timings), now, timings)
+        case LadderDone(clean):
+            if isinstance(state, Lapsed):
+                state = replace(state, clean=clean)
+                return _reopen(state, now, timings)
+            return state, ()
+        case Tick():
+            return _expire(state, (), now, timings)
+
+
+def _reply(
+    state: Live | Lapsed, reply: Reply, now: Instant, me: Identity, timings: Timings
+) -> tuple[State, tuple[Action, ...]]:
+    if reply.succeeded:
+        return _confirmed(state, reply.counter, reply.revision, now, timings)
+    if reply.fenced:
+        return _end(Loss.FENCED, f"incarnation {me.incarnation} has been fenced")
+    seen = reply.seen
+    if seen is None:
+        return replace(state, revision=0), ()
+    if seen.incarnation != me.incarnation:
+        detail = f"heartbeats of node {me.node} come from incarnation {seen.incarnation}"
+        return _end(Loss.STRANGER, f"{detail} on machine {seen.machine or 'unknown'}")
+    if seen.placeholder:
+        return replace(state, revision=reply.seen_revision), ()
+    return _confirmed(state, seen.counter, reply.seen_revision, now, timings)
+
+
+def _end(loss: Loss, detail: str) -> tuple[State, tuple[Action, ...]]:
+    return Ended(loss, detail), (CloseGate(detail),)
+
+
+def _confirmed(
+    state: Live | Lapsed, counter: int, revision: int, now: Instant, timings: Timings
+) -> tuple[State, tuple[Action, ...]]:
+    """The heartbeat with this counter is in etcd at this revision: nobody can fence me for W from when it was sent."""
+    attempt = next((a for a in state.pending if a.counter == counter), None)
+    if attempt is None:
+        # An answer that was overtaken: its heartbeat is accounted for already. Only the chain's end is news.
+        return replace(state, revision=max(revision, state.revision)), ()
+    gap = now.raw - state.answered.raw > GAP * timings.heartbeat
+    # All others compared the same revision or an older one: they can never commit any more.
+    confirmed = replace(
+        state,
+        revision=revision,
+        sent=attempt.sent,
+        answered=now,
+        steady_since=now if gap else state.steady_since,
+        pending=tuple(a for a in state.pending if a.counter > counter),
+    )
+    return _reopen(confirmed, now, timings)
+
+
+def _reopen(state: Live | Lapsed, now: Instant, timings: Timings) -> tuple[State, tuple[Action, ...]]:
+    if isinstance(state, Live) or not state.clean or soft_deadline(state, timings).passed(now):
+        return state, ()
+    live = Live(state.revision, state.counter, state.sent, state.answered, state.steady_since, state.pending)
+    return live, (OpenGate(),)
+
+
+def _expire(
+    state: State, actions: tuple[Action, ...], now: Instant, timings: Timings
+) -> tuple[State, tuple[Action, ...]]:
+    if not isinstance(state, Live) or not soft_deadline(state, timings).passed(now):
+        return state, actions
+    lapsed = Lapsed(state.revision, state.counter, state.sent, state.answered, state.steady_since, state.pending)
+    silent = now.raw - state.sent.raw
+    return lapsed, (*actions, CloseGate(f"no heartbeat of this node was answered for {silent:.1f} s"))

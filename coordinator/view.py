@@ -1,0 +1,233 @@
+"""A typed picture of the keyspace, kept up by two mirrors. Heartbeats and histories, which change all the time and
+which decisions do not need, are left out.
+
+It is for waking up and for deciding what to try. Whether it was right, the transactions' compares decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from drover.coordinator.keys import Keys, Kind, name_error, range_end
+from drover.coordinator.mirror import Mirror
+from drover.coordinator.protocol.placement import Cluster, Dataset, Invalid, Node, units
+from drover.coordinator.records import (
+    Cordon,
+    DatasetSpec,
+    Fence,
+    InvalidRecord,
+    NodeRecord,
+    Record,
+    Status,
+    Tenure,
+    WorkloadSpec,
+)
+from drover.coordinator.store import Change, Store
+from drover.coordinator.txn import Entry
+
+_RECORDS: Mapping[Kind, type[Record]] = {
+    Kind.DATASETS: DatasetSpec,
+    Kind.WORKLOADS: WorkloadSpec,
+    Kind.NODES: NodeRecord,
+    Kind.OWNERS: Tenure,
+    Kind.FENCES: Fence,
+    Kind.CORDONS: Cordon,
+    Kind.STATUS: Status,
+}
+_OF_DATASETS = frozenset({Kind.DATASETS, Kind.DESIRED, Kind.OWNERS, Kind.LEASES, Kind.STATUS})
+_OF_ALL = frozenset({Kind.NODES, Kind.FENCES, Kind.CORDONS, Kind.WORKLOADS, Kind.PAUSE})
+
+Wake = Callable[[str | None], None]
+"""Called with the name of a dataset whose records changed, or None: something changed that concerns all."""
+
+
+class View:
+    """What etcd has, typed. `run` keeps it up; a record that cannot be parsed is `Invalid`, never an error here."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self.keys = keys
+        self._entries: dict[Kind, dict[str, Entry]] = {kind: {} for kind in Kind}
+        self._parsed: dict[tuple[Kind, str], Record | Invalid] = {}
+        self._datasets: dict[str, Dataset] = {}
+        self._units: dict[str, frozenset[str]] | None = None
+        self._cluster: Cluster | None = None
+        self._wakes: list[Wake] = []
+        self._revision = 0
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        heartbeats, after = keys.under(Kind.HEARTBEATS), range_end(keys.under(Kind.HISTORY))
+        self._mirrors = (
+            Mirror(store, keys.root, heartbeats, self._apply),
+            Mirror(store, after, range_end(keys.root), self._apply),
+        )
+
+    async def run(self) -> None:
+        """Keeps the picture up until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for mirror in self._mirrors:
+                group.create_task(mirror.run())
+
+    async def ready(self, timeout: float) -> None:
+        """Until the whole picture is there. Raises TimeoutError."""
+        async with asyncio.timeout(timeout):
+            for mirror in self._mirrors:
+                await mirror.ready(timeout)
+
+    @property
+    def connected(self) -> bool:
+        return all(mirror.connected for mirror in self._mirrors)
+
+    def subscribe(self, wake: Wake) -> None:
+        self._wakes.append(wake)
+
+    async def reached(self, revision: int, timeout: float) -> None:
+        """Until the owners' side of the picture shows what a transaction of ours wrote at `revision`.
+
+        Raises TimeoutError.
+        """
+        if self._revision >= revision:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((revision, future))
+        try:
+            async with asyncio.timeout(timeout):
+                await future
+        finally:
+            self._waiting.remove((revision, future))
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        woken: set[str | None] = set()
+        for change in changes:
+            key = self.keys.parse(change.key)
+            if key is None:
+                continue
+            if change.entry is None:
+                self._entries[key.kind].pop(key.name, None)
+            else:
+                self._entries[key.kind][key.name] = change.entry
+            self._parsed.pop((key.kind, key.name), None)
+            if key.kind in _OF_DATASETS:
+                self._datasets.pop(key.name, None)
+                if key.kind is not Kind.STATUS:
+                    woken.add(key.name)
+            if key.kind in _OF_ALL:
+                self._cluster = None
+                woken.add(None)
+            if key.kind in (Kind.DATASETS, Kind.WORKLOADS):
+                self._units = None
+            if key.kind not in (Kind.CLUSTER, Kind.COPIES, Kind.CORDONS, Kind.DATASETS, Kind.DESIRED, Kind.FENCES):
+                self._revision = max(self._revision, change.revision)
+        for revision, future in self._waiting:
+            if self._revision >= revision and not future.done():
+                future.set_result(None)
+        for name in woken:
+            for wake in self._wakes:
+                wake(name)
+
+    def _record(self, kind: Kind, name: str) -> Any:
+        """The parsed record, Invalid with a reason, or None where the key is absent."""
+        if (kind, name) in self._parsed:
+            return self._parsed[kind, name]
+        entry = self._entries[kind].get(name)
+        if entry is None:
+            return None
+        parsed: Record | Invalid
+        try:
+            parsed = _RECORDS[kind].decode(entry.value)
+        except InvalidRecord as error:
+            parsed = Invalid(str(error))
+        self._parsed[kind, name] = parsed
+        return parsed
+
+    def names(self) -> set[str]:
+        """All that is called a dataset in any way, mistyped names included."""
+        return {name for kind in (Kind.DATASETS, Kind.DESIRED, Kind.OWNERS) for name in self._entries[kind]}
+
+    def dataset(self, name: str) -> Dataset:
+        if (known := self._datasets.get(name)) is not None:
+            return known
+        at = {kind: self._entries[kind].get(name) for kind in _OF_DATASETS}
+        spec: DatasetSpec | Invalid | None = self._record(Kind.DATASETS, name)
+        if spec is not None and (wrong := name_error(name)):
+            spec = Invalid(wrong)
+        tenure = self._record(Kind.OWNERS, name)
+        desired, spec_entry, owner = at[Kind.DESIRED], at[Kind.DATASETS], at[Kind.OWNERS]
+        self._datasets[name] = dataset = Dataset(
+            name=name,
+            spec=spec,
+            spec_revision=spec_entry.mod_revision if spec_entry else 0,
+            spec_created=spec_entry.create_revision if spec_entry else 0,
+            desired=_desired(desired.value) if desired else None,
+            desired_revision=desired.mod_revision if desired else 0,
+            desired_created=desired.create_revision if desired else 0,
+            tenure=tenure if isinstance(tenure, Tenure) else None,
+            tenure_revision=owner.mod_revision if owner else 0,
+            leased=at[Kind.LEASES] is not None,
+        )
+        return dataset
+
+    def unreadable(self, name: str) -> str | None:
+        """Why a dataset's tenure cannot be read: then nothing may be done about it."""
+        tenure = self._record(Kind.OWNERS, name)
+        return tenure.reason if isinstance(tenure, Invalid) else None
+
+    def status(self, name: str) -> Status | None:
+        status = self._record(Kind.STATUS, name)
+        return status if isinstance(status, Status) else None
+
+    def members(self, name: str) -> frozenset[str]:
+        """The names of the unit that a dataset belongs to."""
+        if self._units is None:
+            specs = {n: s for n in self._entries[Kind.DATASETS] if isinstance(s := self.dataset(n).spec, DatasetSpec)}
+            self._units = units(specs, self.cluster.workloads)
+        return self._units.get(name, frozenset({name}))
+
+    def unit(self, name: str) -> tuple[Dataset, ...]:
+        return tuple(self.dataset(n) for n in sorted(self.members(name)))
+
+    @property
+    def cluster(self) -> Cluster:
+        if self._cluster is None:
+            self._cluster = self._make_cluster()
+        return self._cluster
+
+    def _make_cluster(self) -> Cluster:
+        fences = {n: f for n in self._entries[Kind.FENCES] if isinstance(f := self._record(Kind.FENCES, n), Fence)}
+        cordons = self._entries[Kind.CORDONS]
+        nodes = {}
+        for name, entry in self._entries[Kind.NODES].items():
+            record = self._record(Kind.NODES, name)
+            if isinstance(record, NodeRecord) and record.incarnation not in fences:
+                nodes[name] = Node(record, entry.create_revision, entry.lease, name in cordons)
+        workloads = {
+            n: w
+            for n in self._entries[Kind.WORKLOADS]
+            if isinstance(w := self._record(Kind.WORKLOADS, n), WorkloadSpec)
+        }
+        return Cluster(nodes, fences, workloads)
+
+    def invalid_workloads(self) -> dict[str, str]:
+        """Workloads that cannot be used, and why."""
+        return {
+            n: w.reason
+            for n in self._entries[Kind.WORKLOADS]
+            if isinstance(w := self._record(Kind.WORKLOADS, n), Invalid)
+        }
+
+    def fence_revisions(self) -> dict[str, int]:
+        return {name: entry.mod_revision for name, entry in self._entries[Kind.FENCES].items()}
+
+    def entry(self, kind: Kind, name: str) -> Entry | None:
+        return self._entries[kind].get(name)
+
+    def tenures(self) -> list[Tenure]:
+        return [t for n in self._entries[Kind.OWNERS] if (t := self.dataset(n).tenure) is not None]
+
+
+def _desired(value: bytes) -> str | Invalid:
+    text = value.decode(errors="replace").strip()
+    if wrong := name_error(text):
+        shown = repr(text if len(text) <= 40 else text[:40] + "…")
+        return Invalid(f"{shown} is not a node's name: {wrong}")
+    return text

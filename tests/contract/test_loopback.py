@@ -1,0 +1,386 @@
+"""Loopback passes the storage contract, on real loop devices; and what is true of loopback only."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from drover.agent.storage import loopdev, mounts
+from drover.agent.storage.base import Attached, Away, Busy, Damaged, Foreign, NoRoom, NotBlank, Runner, Volume
+from drover.agent.storage.contract import Contract, Traits, TwoNodes, newer, two_nodes
+from drover.agent.storage.loopback import LoopbackBackend
+
+MiB = 1 << 20
+
+
+class Shared:
+    """One directory with images, which each node sees under a path of its own, as in a playground."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.directory = root / "shared"
+        self.directory.mkdir()
+        self.seen = {name: root / "nodes" / name / "shared" for name in ("a", "b")}
+
+    def attach(self) -> None:
+        for path in self.seen.values():
+            path.mkdir(parents=True)
+            mounts.mount(str(self.directory), str(path), "none", mounts.MS_BIND)
+
+    def detach(self) -> None:
+        for path in self.seen.values():
+            mounts.unmount(str(path))
+
+    def image(self, volume: Volume) -> Path:
+        return self.directory / f"{volume.uid}.img"
+
+    def sidecar(self, volume: Volume) -> Path:
+        return self.directory / f"{volume.uid}.json"
+
+    def lose(self, volume: Volume) -> None:
+        self.image(volume).unlink()
+
+    def stored(self, volume: Volume) -> str:
+        """Of the sidecar and of all parts of the image that are not holes."""
+        digest = hashlib.sha256(self.sidecar(volume).read_bytes())
+        with self.image(volume).open("rb") as image:
+            end, at = os.fstat(image.fileno()).st_size, 0
+            while at < end:
+                try:
+                    at = os.lseek(image.fileno(), at, os.SEEK_DATA)
+                except OSError:
+                    break
+                hole = os.lseek(image.fileno(), at, os.SEEK_HOLE)
+                data = os.pread(image.fileno(), hole - at, at)
+                digest.update(f"{at}:".encode() + data.rstrip(b"\0"))
+                at = hole
+        return digest.hexdigest()
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Shared]:
+    shared = Shared(tmp_path)
+    shared.attach()
+    yield shared
+    left = [loop for loop in loopdev.scan() if loop.image.startswith(str(tmp_path))]
+    shared.detach()
+    assert left == []
+
+
+def traits(shared: Shared, fs: str) -> Traits:
+    may_resize = int(Path("/proc/self/status").read_text().split("CapEff:")[1].split()[0], 16) & (1 << 24)
+    if fs == "xfs":
+        return Traits(300 * MiB, 400 * MiB, 299 * MiB, None, True, shared.lose, shared.stored)
+    return Traits(32 * MiB, 64 * MiB, 8 * MiB, "ext4", bool(may_resize), shared.lose, shared.stored)
+
+
+@pytest.fixture
+async def nodes(shared: Shared, request: pytest.FixtureRequest) -> AsyncIterator[TwoNodes]:
+    """fs: the class's."""
+
+    def make(name: str, runner: Runner) -> LoopbackBackend:
+        return LoopbackBackend({"directory": str(shared.seen[name])}, name, runner)
+
+    async with two_nodes(make, shared.root, traits(shared, request.cls.fs)) as nodes:
+        yield nodes
+
+
+class TestXfs(Contract):
+    fs = "xfs"
+
+
+class TestExt4(Contract):
+    fs = "ext4"
+
+    async def test_direct_io_is_on_and_autoclear_is_off(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        mounted = await nodes.a.publish(volume, token)
+        [loop] = [loop for loop in loopdev.scan() if loop.path == mounted.device]
+        assert loop.direct_io()
+        assert Path(f"/sys/block/{loop.name}/loop/autoclear").read_text().strip() == "0"
+
+    async def test_what_holds_the_image_is_named_by_the_path_of_its_node(self, nodes: TwoNodes, shared: Shared) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        with pytest.raises(Busy) as busy:
+            await nodes.b.publish(volume, newer(token))
+        assert busy.value.by == str(shared.seen["a"] / f"{volume.uid}.img")
+
+    async def test_an_image_that_losetup_attached_is_busy(self, nodes: TwoNodes, shared: Shared) -> None:
+        volume, token = await nodes.volume()
+        command = ["losetup", "--find", "--show", str(shared.image(volume))]
+        device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        try:
+            with pytest.raises(Busy, match=f"losetup -d {device}"):
+                await nodes.a.publish(volume, token)
+            with pytest.raises(Busy):
+                await nodes.a.backend.destroy(volume, token)
+        finally:
+            subprocess.run(["losetup", "-d", device], check=True)
+        await nodes.a.publish(volume, token)
+
+    async def test_of_two_nodes_that_publish_at_once_one_is_busy(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        for _ in range(5):
+            results = await asyncio.gather(
+                nodes.a.publish(volume, token), nodes.b.publish(volume, token), return_exceptions=True
+            )
+            assert sorted(isinstance(result, Busy) for result in results) == [False, True], results
+            for node in (nodes.a, nodes.b):
+                await node.backend.unpublish(volume)
+
+    async def test_a_device_that_was_left_attached_is_adopted(self, nodes: TwoNodes, shared: Shared) -> None:
+        volume, token = await nodes.volume()
+        with (shared.seen["a"] / f"{volume.uid}.img").open("r+b") as image:
+            loop = loopdev.attach(image.fileno(), direct_io=True)
+        assert await nodes.a.here(volume) == Attached(loop.path)
+        assert (await nodes.a.publish(volume, token)).device == loop.path
+
+    async def test_a_device_that_was_cut_off_is_attached_anew(self, nodes: TwoNodes, shared: Shared) -> None:
+        volume, token = await nodes.volume()
+        with (shared.seen["a"] / f"{volume.uid}.img").open("r+b") as image:
+            loopdev.cut_off(loopdev.attach(image.fileno(), direct_io=True))
+        mounted = await nodes.a.publish(volume, token)
+        assert mounted.size == volume.size
+        (mounted.path / "file").write_bytes(os.urandom(MiB))
+
+    async def test_an_image_without_a_record_is_left_alone(self, nodes: TwoNodes, shared: Shared) -> None:
+        volume, token = await nodes.volume()
+        record = shared.sidecar(volume).read_bytes()
+        shared.sidecar(volume).unlink()
+        for verb in (lambda: nodes.a.publish(volume, token), lambda: nodes.a.backend.destroy(volume, token)):
+            with pytest.raises(Foreign, match="no record of whose it is"):
+                await verb()
+        with pytest.raises(NotBlank, match="left alone"):
+            await nodes.a.backend.create(volume, token)
+        shared.sidecar(volume).write_bytes(record)
+        await nodes.a.publish(volume, token)
+
+    async def test_a_record_that_cannot_be_read_stops_everything(self, nodes: TwoNodes, shared: Shared) -> None:
+        volume, token = await nodes.volume()
+        shared.sidecar(volume).write_text('{"format": 1, "uid":')
+        for verb in (
+            lambda: nodes.a.publish(volume, token),
+            lambda: nodes.a.backend.create(volume, token),
+            lambda: nodes.a.backend.destroy(volume, token),
+        ):
+            with pytest.raises(Damaged, match="put the file back"):
+                await verb()
+        assert shared.image(volume).exists()
+
+    async def test_the_record_says_whose_it_is_and_who_had_it_last(self, nodes: TwoNodes, shared: Shared) -> None:
+        volume, token = await nodes.volume()
+        await nodes.b.publish(volume, newer(token))
+        assert json.loads(shared.sidecar(volume).read_text()) == {
+            "format": 1,
+            "dataset": "pgdata",
+            "uid": volume.uid,
+            "size": volume.size,
+            "fs": "ext4",
+            "cluster": token.cluster,
+            "epoch": 2,
+            "incarnation": "incarnation-2",
+            "holder": "b",
+            "formatted": True,
+        }
+
+    async def test_a_half_made_image_is_made_anew(self, nodes: TwoNodes, shared: Shared) -> None:
+        volume, token = await nodes.volume()
+        record = json.loads(shared.sidecar(volume).read_text())
+        shared.sidecar(volume).write_text(json.dumps(record | {"formatted": False}))
+        with shared.image(volume).open("r+b") as image:
+            image.write(b"half an mkfs" * 1000)
+        await nodes.a.backend.create(volume, token)
+        await nodes.a.publish(volume, token)
+
+    async def test_a_volume_larger_than_what_is_free_is_refused_and_leaves_nothing(
+        self, nodes: TwoNodes, shared: Shared
+    ) -> None:
+        volume, token = nodes.unmade()
+        with pytest.raises(NoRoom, match="sparse images are not made larger than what is free"):
+            await nodes.a.backend.create(replace(volume, size=1 << 50), token)
+        assert list(shared.directory.iterdir()) == []
+
+    async def test_a_mount_that_somebody_elses_namespace_inherited_does_not_hold_it(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 60"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/") as process:
+            try:
+                assert process.stdout
+                process.stdout.readline()
+                await nodes.a.backend.unpublish(volume)
+                assert await nodes.a.here(volume) == Away()
+            finally:
+                process.kill()
+
+    async def test_a_mount_made_on_purpose_in_another_namespace_is_busy_and_named(
+        self, nodes: TwoNodes, tmp_path: Path
+    ) -> None:
+        volume, token = await nodes.volume()
+        mounted = await nodes.a.publish(volume, token)
+        other = tmp_path / "other"
+        other.mkdir()
+        script = f"mount --bind {mounted.path} {other}; umount {mounted.path}; echo; exec sleep 60"
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/") as process:
+            try:
+                assert process.stdout
+                process.stdout.readline()
+                with pytest.raises(Busy, match=rf"the mount {other} in the namespace of process {process.pid}"):
+                    await nodes.a.backend.unpublish(volume)
+            finally:
+                process.kill()
+        await nodes.a.backend.unpublish(volume)
+
+    async def test_what_is_mounted_over_it_is_not_unmounted_in_its_place(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        mounted = await nodes.a.publish(volume, token)
+        mounts.mount("none", str(mounted.path), "tmpfs")
+        try:
+            with pytest.raises(Busy, match="inside it"):
+                await nodes.a.backend.unpublish(volume)
+            assert mounts.table()[-1].fs == "tmpfs"
+        finally:
+            mounts.unmount(str(mounted.path))
+
+    async def test_a_path_that_something_else_is_mounted_at_is_busy(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        path = nodes.a.path(volume)
+        path.mkdir(parents=True)
+        mounts.mount("none", str(path), "tmpfs")
+        try:
+            with pytest.raises(Busy, match="is taken"):
+                await nodes.a.publish(volume, token)
+            assert await nodes.a.here(volume) == Away()
+        finally:
+            mounts.unmount(str(path))
+
+    async def test_a_damaged_file_system_is_left_as_it_is_and_says_what_to_do(
+        self, nodes: TwoNodes, shared: Shared
+    ) -> None:
+        volume, token = await nodes.volume()
+        with shared.image(volume).open("r+b") as image:
+            image.write(os.urandom(MiB))
+        before = shared.image(volume).read_bytes()
+        with pytest.raises(Damaged, match="on a copy of the image, or restore a backup"):
+            await nodes.a.publish(volume, token)
+        assert shared.image(volume).read_bytes() == before
+        assert await nodes.a.here(volume) == Away()
+
+    async def test_a_file_system_that_noted_errors_is_checked_before_it_is_mounted(
+        self, nodes: TwoNodes, shared: Shared
+    ) -> None:
+        volume, token = await nodes.volume()
+        subprocess.run(
+            ["debugfs", "-w", "-R", "ssv state 2", str(shared.image(volume))], check=True, capture_output=True
+        )
+        await nodes.a.publish(volume, token)
+        await nodes.a.backend.unpublish(volume)
+        shown = subprocess.run(["dumpe2fs", "-h", shared.image(volume)], check=True, capture_output=True, text=True)
+        assert "Filesystem state:         clean" in shown.stdout
+
+    async def test_two_copies_of_an_image_that_are_one_device_too_many_are_refused(
+        self, nodes: TwoNodes, shared: Shared
+    ) -> None:
+        volume, token = await nodes.volume()
+        for _ in range(2):
+            with (shared.seen["a"] / f"{volume.uid}.img").open("r+b") as image:
+                loopdev.attach(image.fileno(), direct_io=True)
+        with pytest.raises(Busy, match="more than once"):
+            await nodes.a.publish(volume, token)
+        await nodes.a.backend.unpublish(volume)
+        await nodes.a.publish(volume, token)
+
+
+class TestFullDirectory:
+    """On a small file system of its own."""
+
+    fs = "ext4"
+
+    @pytest.fixture
+    def shared(self, tmp_path: Path) -> Iterator[Shared]:
+        shared = Shared(tmp_path)
+        mounts.mount("none", str(shared.directory), "tmpfs", data="size=40m")
+        shared.attach()
+        yield shared
+        shared.detach()
+        mounts.unmount(str(shared.directory))
+
+    def fill(self, shared: Shared, leave: int) -> Path:
+        found = os.statvfs(shared.directory)
+        rubbish = shared.directory / "rubbish"
+        with rubbish.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, found.f_bavail * found.f_frsize - leave)
+        return rubbish
+
+    async def test_create_says_so_and_leaves_no_rubbish(self, nodes: TwoNodes, shared: Shared) -> None:
+        rubbish = self.fill(shared, leave=4 * MiB)
+        volume, token = nodes.unmade()
+        with pytest.raises(NoRoom, match=r"no room for 32 MiB .*4 MiB free"):
+            await nodes.a.backend.create(volume, token)
+        assert list(shared.directory.iterdir()) == [rubbish]
+
+    async def test_publish_with_a_token_that_cannot_be_stored_says_so_and_changes_nothing(
+        self, nodes: TwoNodes, shared: Shared
+    ) -> None:
+        volume, token = await nodes.volume()
+        before = shared.stored(volume)
+        rubbish = self.fill(shared, leave=0)
+        with pytest.raises(NoRoom, match="0 MiB free"):
+            await nodes.a.publish(volume, newer(token))
+        assert await nodes.a.here(volume) == Away()
+        assert shared.stored(volume) == before
+        assert not [path for path in shared.directory.iterdir() if path.suffix == ".tmp"]
+        rubbish.unlink()
+        await nodes.a.publish(volume, newer(token))
+
+    async def test_grow_beyond_what_is_free_is_refused_and_changes_nothing(
+        self, nodes: TwoNodes, shared: Shared
+    ) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        with pytest.raises(NoRoom):
+            await nodes.a.backend.grow(replace(volume, size=1 << 40))
+        assert shared.image(volume).stat().st_size == volume.size
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({}, "directory: must be an absolute path, not None"),
+        ({"directory": "images"}, "directory: must be an absolute path, not 'images'"),
+        ({"directory": "/no/such"}, "directory: there is no directory /no/such"),
+        ({"directory": "/tmp", "direct_io": "yes"}, "direct_io: must be true or false"),
+        ({"directory": "/tmp", "dir": "/tmp"}, "dir: unknown key; there are directory and direct_io"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_the_key(settings: dict[str, object], line: str) -> None:
+    with pytest.raises(ValueError) as error:
+        LoopbackBackend(settings, "a", runner=None)  # type: ignore[arg-type]
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
+
+
+def test_refusals_name_the_other_file_system_where_it_would_do() -> None:
+    backend = LoopbackBackend({"directory": "/tmp"}, "a", runner=None)  # type: ignore[arg-type]
+    assert backend.refuse(100 * MiB, None) == "xfs needs at least 300 MiB; ask for more or for ext4"
+    assert backend.refuse(MiB, "ext4") == "ext4 needs at least 16 MiB; ask for more"
+    assert backend.refuse(300 * MiB, "xfs") is None
+
+
+async def test_health_says_that_the_directory_is_missing(tmp_path: Path) -> None:
+    directory = tmp_path / "images"
+    directory.mkdir()
+    backend = LoopbackBackend({"directory": str(directory)}, "a", runner=None)  # type: ignore[arg-type]
+    assert await backend.health() is None
+    directory.rmdir()
+    assert "is missing" in (await backend.health() or "")

@@ -1,0 +1,149 @@
+"""Metrics as Prometheus reads them, and logs as systemd does. A real scrape is in tests/contract/test_api.py."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from drover.agent import logs
+from drover.agent.telemetry import METRICS, Gauges, Telemetry
+from drover.coordinator.records import Evidence
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+def telemetry() -> Iterator[Telemetry]:
+    telemetry = Telemetry("node-a")
+    yield telemetry
+    telemetry.close()
+
+
+def scraped(telemetry: Telemetry) -> Samples:
+    families = text_string_to_metric_families(generate_latest(telemetry.registry).decode())
+    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def sample(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, frozenset(labels.items())]
+
+
+def use_everything(telemetry: Telemetry) -> None:
+    telemetry.moved(0.2)
+    telemetry.move_failed()
+    telemetry.failed_over(Evidence.SILENCE)
+    telemetry.heartbeat("ok", 0.004)
+    telemetry.heartbeat("failed", 1.0)
+    telemetry.session_lost("fenced")
+    telemetry.step("mount", "ok", 0.03)
+    telemetry.ignored("desired")
+    telemetry.workload_restarted()
+    telemetry.show(Gauges({("active", "loopback"): 3, ("waiting", "loopback"): 1}, margin=3.5, connected=True))
+
+
+def test_the_metrics_have_exactly_the_documented_names_kinds_and_labels(telemetry: Telemetry) -> None:
+    use_everything(telemetry)
+    text = generate_latest(telemetry.registry).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert families.pop("target_info").samples[0].labels["service_instance_id"] == "node-a"
+    shown = {
+        (
+            f"{name}_total" if family.type == "counter" else name,
+            family.type,
+            frozenset(label for sample in family.samples for label in sample.labels) - {"le"},
+        )
+        for name, family in families.items()
+    }
+    assert shown == {(metric.name, metric.kind, frozenset(metric.labels)) for metric in METRICS}
+    assert {family.documentation for family in families.values()} == {metric.help for metric in METRICS}
+
+
+def test_each_sample_says_what_happened(telemetry: Telemetry) -> None:
+    use_everything(telemetry)
+    samples = scraped(telemetry)
+    assert sample(samples, "drover_moves_total", outcome="ok") == 1
+    assert sample(samples, "drover_moves_total", outcome="failed") == 1
+    assert sample(samples, "drover_move_cutover_seconds_sum") == pytest.approx(0.2)
+    assert sample(samples, "drover_move_cutover_seconds_bucket", le="0.1") == 0
+    assert sample(samples, "drover_move_cutover_seconds_bucket", le="0.25") == 1
+    assert sample(samples, "drover_failovers_total", evidence="silence") == 1
+    assert sample(samples, "drover_heartbeats_total", outcome="failed") == 1
+    assert sample(samples, "drover_heartbeat_seconds_count") == 1, "a heartbeat without an answer has no round trip"
+    assert sample(samples, "drover_session_losses_total", reason="fenced") == 1
+    assert sample(samples, "drover_steps_total", step="mount", outcome="ok") == 1
+    assert sample(samples, "drover_step_seconds_sum", step="mount") == pytest.approx(0.03)
+    assert sample(samples, "drover_ignored_input_total", kind="desired") == 1
+    assert sample(samples, "drover_workload_restarts_total") == 1
+    assert sample(samples, "drover_datasets", phase="active", backend="loopback") == 3
+    assert sample(samples, "drover_deadline_margin_seconds") == 3.5
+    assert sample(samples, "drover_etcd_connected") == 1
+
+
+def test_a_gauge_forgets_what_is_no_longer_so(telemetry: Telemetry) -> None:
+    telemetry.show(Gauges({("active", "loopback"): 3}, margin=3.5, connected=True))
+    scraped(telemetry)
+    telemetry.show(Gauges({("waiting", "loopback"): 3}, margin=-1.0, connected=False))
+    samples = scraped(telemetry)
+    assert [labels for name, labels in samples if name == "drover_datasets"] == [
+        frozenset({("phase", "waiting"), ("backend", "loopback")})
+    ]
+    assert sample(samples, "drover_deadline_margin_seconds") == -1.0
+    assert sample(samples, "drover_etcd_connected") == 0
+
+
+def test_two_agents_in_one_process_count_apart(telemetry: Telemetry) -> None:
+    other = Telemetry("node-b")
+    try:
+        telemetry.workload_restarted()
+        assert sample(scraped(telemetry), "drover_workload_restarts_total") == 1
+        assert sample(scraped(other), "drover_workload_restarts_total") == 0
+    finally:
+        other.close()
+
+
+@pytest.fixture
+def root_logger() -> Iterator[logging.Logger]:
+    """As it is now, also afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("root_logger")
+def test_a_record_is_one_line_with_time_level_and_logger(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup("info")
+    logging.getLogger("drover.agent.worker").info("pgdata: mounted\nat /srv")
+    line = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO    drover\.agent\.worker: pgdata: mounted \| at /srv\n"
+    assert re.fullmatch(line, capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("root_logger")
+def test_a_traceback_stays_on_its_records_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup("info")
+    try:
+        raise OSError("gone")
+    except OSError:
+        logging.getLogger("drover").exception("failed")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "failed | Traceback" in said
+    assert said.endswith("OSError: gone\n")
+
+
+@pytest.mark.usefixtures("root_logger")
+def test_libraries_are_quiet_below_warning_even_when_drover_debugs(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup("debug")
+    logging.getLogger("grpc.aio").info("chatter")
+    logging.getLogger("asyncio").warning("slow callback")
+    logging.getLogger("drover.coordinator").debug("detail")
+    said = capsys.readouterr().err
+    assert "chatter" not in said
+    assert "slow callback" in said
+    assert "detail" in said
