@@ -26,7 +26,7 @@ from drover.coordinator.records import (
     required_wait,
 )
 from drover.coordinator.store import LeaseGone, Store, StoreError, Unanswered, Unavailable
-from drover.coordinator.txn import Compare, Entry, ModRevision, Put, Txn, absent
+from drover.coordinator.txn import Compare, Entry, ModRevision, Put, Txn, absent, unchanged
 
 log = logging.getLogger(__name__)
 
@@ -180,14 +180,8 @@ class Joining:
         keys, who = self._keys, self._who
         compare: list[Compare] = [ModRevision(keys.heartbeat(who.node), entry.mod_revision if entry else 0)]
         then: list[Put] = []
-        if before is not None:
-            fenced = await self._store.get(keys.fence(before.incarnation))
-            if fenced is None:
-                fence = await self._evidence(before, entry)
-                compare.append(absent(keys.fence(before.incarnation)))
-                then.append(Put(keys.fence(before.incarnation), fence.encode()))
-            elif before.boot == who.boot and before.machine == who.machine:
-                await self._clear_this_boot(before)
+        if before is not None and (fence := await self._fence_of(before, entry, compare)) is not None:
+            then.append(Put(keys.fence(before.incarnation), fence.encode()))
         lease = await self._store.grant(who.timings.lease_ttl)
         # Saved before it is sent: an agent killed after the commit finds its lease again.
         Saved(self._incarnation, lease).save(self._path)
@@ -209,6 +203,21 @@ class Joining:
             return None
         log.info("joined as %s", self._incarnation)
         return self._seat(cluster, self._incarnation, lease, result.revision, counter)
+
+    async def _fence_of(self, before: Heartbeat, entry: Entry | None, compare: list[Compare]) -> Fence | None:
+        """The fence of the predecessor to write with the join; None: the one that is there says enough.
+
+        Silence may prove nothing (no reset was armed); that the same machine is back proves that it has stopped.
+        """
+        key = self._keys.fence(before.incarnation)
+        written = await self._store.get(key)
+        compare.append(unchanged(key, written))
+        if written is None:
+            return await self._evidence(before, entry)
+        if before.machine != self._who.machine:
+            return None
+        evidence = await self._evidence(before, entry)
+        return evidence if Fence.decode(written.value).evidence is Evidence.SILENCE else None
 
     async def _evidence(self, before: Heartbeat, entry: Entry | None) -> Fence:
         """Why the predecessor is known to write no more. Raises Refused where it may be alive."""

@@ -91,8 +91,8 @@ class Member:
         self._state: session.State = session.begin(joined.revision, joined.counter, joined.sent, clock())
         self._moved = asyncio.Event()
         self.life = 0
-        """etcd's revision when the first heartbeat of this life of the agent was answered; 0 before. What an earlier life
-        sent compares revisions up to this one: a tenure that has not moved since is touched before it is acted on."""
+        """etcd's revision when the first heartbeat of this life of the agent was answered; 0 before. What an earlier
+        life sent compares revisions up to this one: a tenure that has not moved since is touched before all else."""
         self._observers = Observers(self, listener.fenced)
         self._housekeeping = Housekeeping(self, compacts)
 

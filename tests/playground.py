@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from drover.coordinator.cli.playground import agent, machine, network, tools
 from drover.coordinator.cli.playground.down import down
@@ -30,6 +31,19 @@ def eventually(condition: Callable[[], bool], what: str, within: float = 10.0) -
     while not condition():
         assert time.monotonic() < deadline, f"not within {within} s: {what}"
         time.sleep(0.01)
+
+
+@contextmanager
+def running(playground: Playground, node: str, *command: str, until: str) -> Iterator[IO[str]]:
+    """A command on a node, from its first line (`until`) to the context's end; what it prints in between."""
+    process = playground.popen(node, *command)
+    try:
+        assert process.stdout
+        assert process.stdout.readline().strip() == until
+        yield process.stdout
+    finally:
+        process.kill()
+        process.communicate()
 
 
 class Playground:
@@ -131,6 +145,20 @@ class Playground:
     def sh(self, name: str, script: str, check: bool = True) -> str:
         """Runs a shell script on a machine; what it printed, without white space around it."""
         return self.exec(name, "sh", "-ec", script, check=check).stdout.strip()
+
+    def volume(self, name: str, volume: str = "v", fs: str = "ext4") -> str:
+        """A new image in the directory that all nodes share, mounted at /srv/VOLUME; its loop device."""
+        image = self.home(name) / "shared" / volume
+        size = {"ext4": "64M", "xfs": "300M"}[fs]
+        self.sh(name, f"rm -f '{image}'; truncate -s {size} '{image}'; mkfs.{fs} -q '{image}'")
+        return self.mount(name, volume)
+
+    def mount(self, name: str, volume: str = "v") -> str:
+        """Attaches an image that exists and mounts it at /srv/VOLUME; its loop device."""
+        image, where = self.home(name) / "shared" / volume, f"/srv/{volume}"
+        return self.sh(
+            name, f"device=$(losetup -f --show '{image}'); mkdir -p {where}; mount $device {where}; echo $device"
+        )
 
     def etcdctl(self, *arguments: str, check: bool = True) -> str:
         """From this computer, to all members."""

@@ -79,7 +79,7 @@ class Child:
             async with asyncio.timeout(timeout):
                 while self._owed and await self.receive() is not None:
                     self._owed -= 1
-        return not self._owed and not self._reader.at_eof() and not self.gone.is_set()
+        return not self._owed and not self._reader.at_eof() and not self._has_ended()
 
     def dismiss(self) -> None:
         """It ends by itself after what it is doing."""
@@ -90,6 +90,12 @@ class Child:
         if not self.gone.is_set():
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def _has_ended(self) -> bool:
+        """Asked of the kernel: the event loop may not have heard of it yet."""
+        return (
+            self.gone.is_set() or os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        )
 
     def _reap(self, on_gone: Callable[[], None]) -> None:
         """It has ended. What it started is killed before its own number, which is the group's, can be used again."""

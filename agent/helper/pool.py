@@ -30,8 +30,9 @@ PRELOADED = ("drover.agent.storage.loopback_io",)
 class HelperPool:
     """Runs functions in helper processes (`Runner`). A context manager; used in one event loop.
 
-    gate: the deadline that holds now, or None while the gate is closed. size: helpers that wait; most: jobs at the same
-    time. left_over: on entry also kill what an earlier agent left in datasets/*, and not only its idle helpers.
+    gate: the deadline that holds now, or None while the gate is closed. size: helpers that are there from the start;
+    most: jobs at the same time. left_over: on entry also kill what an earlier agent left in datasets/*, and not only
+    its idle helpers.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class HelperPool:
         cgroups: Cgroups,
         gate: Callable[[], Deadline | None],
         modules: Sequence[str] = PRELOADED,
-        size: int = 2,
+        size: int = 3,
         most: int = 16,
         left_over: bool = False,
     ) -> None:
@@ -172,7 +173,7 @@ class HelperPool:
         return self._idle.popleft() if self._idle else None
 
     def _rest(self, child: Child) -> None:
-        if len(self._idle) < self._size:
+        if len(self._idle) < 2 * self._size:
             self._idle.append(child)
         else:
             child.dismiss()
@@ -185,7 +186,8 @@ class HelperPool:
         return child
 
     async def _keep(self) -> None:
-        """Replaces idle helpers that were taken or died."""
+        """At least `size` helpers, of which one is idle. Not more: starting one takes 0.2 s of CPU time, which would
+        come just when another begins its job."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -193,7 +195,7 @@ class HelperPool:
             self._idle = deque(child for child in self._idle if not child.gone.is_set())
             self._prepared = {dataset: child for dataset, child in self._prepared.items() if not child.gone.is_set()}
             try:
-                while len(self._idle) < self._size:
+                while not self._idle or len(self._idle) + len(self._busy) + len(self._prepared) < self._size:
                     self._idle.append(await self._start())
             except OSError as error:
                 log.warning("no helper can be started: %s; trying again", error)

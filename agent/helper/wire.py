@@ -32,7 +32,8 @@ def error_from_wire(message: Mapping[str, Any]) -> StorageError:
     kind = getattr(importlib.import_module(module), name, None)
     if not (isinstance(kind, type) and issubclass(kind, StorageError)):
         raise ValueError(f"a helper answered with {message['class']}, which is no StorageError")
-    error = kind(*message["args"])
+    error = kind.__new__(kind)  # its own constructor may want other arguments than those that it kept
+    BaseException.__init__(error, *message["args"])
     vars(error).update(message.get("state", {}))
     if notes := message.get("notes"):
         error.add_note("".join(notes))

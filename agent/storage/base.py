@@ -177,7 +177,9 @@ class Backend(Protocol):
         """What is wrong with the back end on this node (directory missing, API does not answer); None: nothing."""
         ...
 
-    async def capacity(self) -> Capacity: ...
+    async def capacity(self) -> Capacity:
+        """Raises StorageError where it cannot be told."""
+        ...
 
     async def create(self, volume: Volume, token: Token) -> str:
         """Make the volume and an empty file system in it; returns `object`. Idempotent by uid; a volume that is there
@@ -213,7 +215,7 @@ class Backend(Protocol):
         ...
 
     async def usage(self, volume: Volume) -> Usage | None:
-        """None where it is not mounted here."""
+        """None where it is not mounted here. Raises StorageError where it cannot be told."""
         ...
 
     async def destroy(self, volume: Volume, token: Token) -> None:

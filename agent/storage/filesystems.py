@@ -112,9 +112,10 @@ def _marked(device: str) -> bool:
     """s_magic and s_state of ext4's superblock (ext4.wiki.kernel.org, "Super Block"): 2 is EXT4_ERROR_FS."""
     descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        magic, state = struct.unpack("<HH", os.pread(descriptor, 4, 1024 + 56))
+        mark = os.pread(descriptor, 4, 1024 + 56)
     finally:
         os.close(descriptor)
+    magic, state = struct.unpack("<HH", mark.ljust(4, b"\0"))
     return bool(magic == 0xEF53 and state & 2)
 
 

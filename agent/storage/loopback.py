@@ -24,6 +24,7 @@ from drover.agent.storage.base import (
     Here,
     Mounted,
     Runner,
+    StorageError,
     Token,
     Usage,
     Volume,
@@ -76,7 +77,7 @@ class LoopbackBackend:
         return await asyncio.to_thread(self._health)
 
     async def capacity(self) -> Capacity:
-        found = await asyncio.to_thread(os.statvfs, self._directory)
+        found = await asyncio.to_thread(_statvfs, self._directory)
         return Capacity(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
     async def create(self, volume: Volume, token: Token) -> str:
@@ -114,7 +115,7 @@ class LoopbackBackend:
         here = (await self.look([volume]))[volume.dataset]
         if not isinstance(here, Mounted):
             return None
-        found = await asyncio.to_thread(os.statvfs, here.path)
+        found = await asyncio.to_thread(_statvfs, here.path)
         return Usage(
             size=found.f_blocks * found.f_frsize,
             used=(found.f_blocks - found.f_bfree) * found.f_frsize,
@@ -164,6 +165,13 @@ class LoopbackBackend:
         loops = {loop.image: loop for loop in loopdev.scan()}
         table = {mount.device: mount.path for mount in mounts.table() if mount.root == "/"}
         return {volume.dataset: _here(loops.get(self._place(volume).image), table) for volume in volumes}
+
+
+def _statvfs(path: str | Path) -> os.statvfs_result:
+    try:
+        return os.statvfs(path)
+    except OSError as error:
+        raise StorageError(f"{path} does not tell how full it is: {error.strerror}; see the kernel's log") from error
 
 
 def _here(loop: loopdev.Loop | None, table: Mapping[str, str]) -> Here:

@@ -11,7 +11,7 @@ from drover.coordinator.cli.connection import connection, run
 from drover.coordinator.cli.describe import dataset_json, now
 from drover.coordinator.cli.picture import Dataset, Picture, Undeclared, take
 from drover.coordinator.cli.shapes import DatasetsJson
-from drover.coordinator.cli.situation import INVALID, NeedsYou, situation
+from drover.coordinator.cli.situation import INVALID, UNPLACED, NeedsYou, situation
 from drover.coordinator.keys import DEFAULT_PREFIX
 from drover.coordinator.records import Phase, format_size
 
@@ -42,7 +42,7 @@ def shown(dataset: Dataset, everything: bool) -> bool:
 def row(dataset: Dataset, picture: Picture) -> list[str]:
     seen = situation(dataset, picture, now())
     why = seen.why
-    if isinstance(seen.next, NeedsYou) and dataset.desired is None and dataset.tenure is None and not dataset.status:
+    if seen.why == UNPLACED and isinstance(seen.next, NeedsYou):
         why = f"{why}: {seen.next.what}"
     spec, tenure = dataset.spec, dataset.tenure
     size = format_size(spec.size) if spec else ""

@@ -45,6 +45,9 @@ Next = Settled | OnItsOwn | NeedsYou
 INVALID = "invalid"
 """Shown as the phase of what cannot be a dataset."""
 
+UNPLACED = "nobody has it yet"
+"""Why a new dataset is nowhere."""
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -82,6 +85,8 @@ def _held(dataset: Dataset, tenure: Tenure, picture: Picture, now: datetime) -> 
     said = [status.warning, status.reason] if status else ["its node has not said anything yet"]
     if isinstance(dataset.declaration, Misdeclared) and not (status and status.warning):
         said.insert(0, f"spec ignored: {dataset.declaration.reason}")
+    if isinstance(dataset.declaration, Undeclared):
+        said.insert(0, "its spec was deleted")
     if node.state is NodeState.SILENT or node.incarnation != tenure.incarnation:
         said.insert(0, f"{tenure.node} is silent")
     why = "; ".join(filter(None, said))
@@ -95,8 +100,13 @@ def _next(dataset: Dataset, tenure: Tenure, status: Status | None, node: Node, p
     if node.state is NodeState.SILENT:
         longest = f" in at most {seconds(required_wait(node.heartbeat.d_hard) + 1)}" if node.heartbeat else ""
         return OnItsOwn(f"{tenure.node} comes back, or is fenced{longest}")
-    if isinstance(dataset.declaration, Misdeclared):
-        return NeedsYou(f"mend the spec ({dataset.declaration.reason})")
+    match dataset.declaration:
+        case Misdeclared(reason):
+            return NeedsYou(f"mend the spec ({reason})")
+        case Undeclared() if users := picture.users_of(dataset.name):
+            return NeedsYou(f"remove workload {listing(users)}, which uses it")
+        case Undeclared():
+            return OnItsOwn(f"{tenure.node} {'destroys its data' if tenure.reclaim == 'delete' else 'gives it up'}")
     if stuck := _unproven(dataset, tenure, picture):
         holder = stuck[0]
         return NeedsYou(
@@ -130,16 +140,31 @@ def _orphaned(dataset: Dataset, tenure: Tenure, picture: Picture) -> Situation:
     node, spec = tenure.node, dataset.spec
     status = dataset.status
     told = status.reason if status and status.phase is Phase.WAITING else ""
+    if isinstance(dataset.declaration, Undeclared):
+        return _doomed(tenure)
+    home = dataset.desired.node if dataset.desired else node
     candidates = _candidates(spec, tenure, picture)
-    if node in picture.live:
-        return Situation(Phase.WAITING, "", told or f"{node} is back", OnItsOwn(f"{node} takes it again"))
+    if home in picture.live:
+        return Situation(Phase.WAITING, "", told or f"{node} has died", OnItsOwn(f"{home} takes it"))
     if candidates:
         why = told or f"{node} has died"
         return Situation(Phase.WAITING, "", why, OnItsOwn(f"{listing(candidates)} may take it"))
     policy = failover_text(spec) if spec else "none"
     why = told or f"{node} has died; failover: {policy}"
-    todo = f"bring {node} back, or say where it should be: drover move {dataset.name} NODE"
+    todo = f"bring {node} back, or say where it should be: {_example(dataset.name, picture)}"
     return Situation(Phase.WAITING, "", why, NeedsYou(todo))
+
+
+def _doomed(tenure: Tenure) -> Situation:
+    why = f"its spec was deleted; {tenure.node}, which had it, has died"
+    if tenure.reclaim == "delete":
+        return Situation(Phase.WAITING, "", why, OnItsOwn("another node takes it, to destroy its data"))
+    return Situation(Phase.STOPPED, "", f"{why}; the data is kept (uid {tenure.uid})", Settled())
+
+
+def _example(name: str, picture: Picture) -> str:
+    """A command that can be copied."""
+    return f"drover move {name} {next(iter(picture.live), 'NODE')}"
 
 
 def _candidates(spec: DatasetSpec | None, tenure: Tenure, picture: Picture) -> list[str]:
@@ -163,9 +188,7 @@ def _free(dataset: Dataset, tenure: Tenure | None, picture: Picture) -> Situatio
     why = "; ".join(filter(None, (warning, told)))
     home = dataset.desired.node if dataset.desired else ""
     if not home:
-        return Situation(
-            phase, "", why or "nobody has it yet", NeedsYou(f"say where it should be: drover move {name} NODE")
-        )
+        return Situation(phase, "", why or UNPLACED, NeedsYou(f"say where it should be: {_example(name, picture)}"))
     if home not in picture.live:
         known = listing(list(picture.live))
         return Situation(

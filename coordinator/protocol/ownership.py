@@ -32,7 +32,7 @@ HISTORY = 100
 
 @dataclass(frozen=True)
 class Seat:
-    """Who sends: a node in one incarnation with its lease. at: when, for people. txn: a random id, one a transaction."""
+    """Who sends: a node in one incarnation with its lease. at: when, for people. txn: a random id for each one."""
 
     keys: Keys
     node: str

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import pytest
 
 from drover.agent.storage import loopdev, mounts
 from drover.agent.storage.base import Attached, Away, Busy, Damaged, Foreign, NoRoom, NotBlank, Runner, Volume
-from drover.agent.storage.contract import Contract, Traits, TwoNodes, newer, two_nodes
+from drover.agent.storage.contract import Contract, newer
 from drover.agent.storage.loopback import LoopbackBackend
+from drover.agent.storage.two_nodes import Traits, TwoNodes, two_nodes
 
 MiB = 1 << 20
 
@@ -93,6 +95,23 @@ async def nodes(shared: Shared, request: pytest.FixtureRequest) -> AsyncIterator
         yield nodes
 
 
+def output(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@contextmanager
+def namespace(script: str) -> Iterator[int]:
+    """A process in a mount namespace of its own, in which this shell script has run; its number."""
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{script}; echo; exec sleep 60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/") as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline()
+            yield process.pid
+        finally:
+            process.kill()
+
+
 class TestXfs(Contract):
     fs = "xfs"
 
@@ -116,15 +135,14 @@ class TestExt4(Contract):
 
     async def test_an_image_that_losetup_attached_is_busy(self, nodes: TwoNodes, shared: Shared) -> None:
         volume, token = await nodes.volume()
-        command = ["losetup", "--find", "--show", str(shared.image(volume))]
-        device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        device = output("losetup", "--find", "--show", shared.image(volume)).strip()
         try:
             with pytest.raises(Busy, match=f"losetup -d {device}"):
                 await nodes.a.publish(volume, token)
             with pytest.raises(Busy):
                 await nodes.a.backend.destroy(volume, token)
         finally:
-            subprocess.run(["losetup", "-d", device], check=True)
+            output("losetup", "-d", device)
         await nodes.a.publish(volume, token)
 
     async def test_of_two_nodes_that_publish_at_once_one_is_busy(self, nodes: TwoNodes) -> None:
@@ -212,15 +230,9 @@ class TestExt4(Contract):
     async def test_a_mount_that_somebody_elses_namespace_inherited_does_not_hold_it(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
-        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 60"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/") as process:
-            try:
-                assert process.stdout
-                process.stdout.readline()
-                await nodes.a.backend.unpublish(volume)
-                assert await nodes.a.here(volume) == Away()
-            finally:
-                process.kill()
+        with namespace("true"):
+            await nodes.a.backend.unpublish(volume)
+            assert await nodes.a.here(volume) == Away()
 
     async def test_a_mount_made_on_purpose_in_another_namespace_is_busy_and_named(
         self, nodes: TwoNodes, tmp_path: Path
@@ -229,16 +241,9 @@ class TestExt4(Contract):
         mounted = await nodes.a.publish(volume, token)
         other = tmp_path / "other"
         other.mkdir()
-        script = f"mount --bind {mounted.path} {other}; umount {mounted.path}; echo; exec sleep 60"
-        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/") as process:
-            try:
-                assert process.stdout
-                process.stdout.readline()
-                with pytest.raises(Busy, match=rf"the mount {other} in the namespace of process {process.pid}"):
-                    await nodes.a.backend.unpublish(volume)
-            finally:
-                process.kill()
+        with namespace(f"mount --bind {mounted.path} {other}; umount {mounted.path}") as pid:
+            with pytest.raises(Busy, match=rf"the mount {other} in the namespace of process {pid}"):
+                await nodes.a.backend.unpublish(volume)
         await nodes.a.backend.unpublish(volume)
 
     async def test_what_is_mounted_over_it_is_not_unmounted_in_its_place(self, nodes: TwoNodes) -> None:
@@ -280,13 +285,10 @@ class TestExt4(Contract):
         self, nodes: TwoNodes, shared: Shared
     ) -> None:
         volume, token = await nodes.volume()
-        subprocess.run(
-            ["debugfs", "-w", "-R", "ssv state 2", str(shared.image(volume))], check=True, capture_output=True
-        )
+        output("debugfs", "-w", "-R", "ssv state 2", shared.image(volume))
         await nodes.a.publish(volume, token)
         await nodes.a.backend.unpublish(volume)
-        shown = subprocess.run(["dumpe2fs", "-h", shared.image(volume)], check=True, capture_output=True, text=True)
-        assert "Filesystem state:         clean" in shown.stdout
+        assert "Filesystem state:         clean" in output("dumpe2fs", "-h", shared.image(volume))
 
     async def test_two_copies_of_an_image_that_are_one_device_too_many_are_refused(
         self, nodes: TwoNodes, shared: Shared

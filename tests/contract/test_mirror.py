@@ -101,7 +101,7 @@ async def told(mirror: Recorded, count: int) -> None:
 
 async def until(condition: Callable[[], bool], limit: float = 8.0) -> None:
     async with asyncio.timeout(limit):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.005)
 
 

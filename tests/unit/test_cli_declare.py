@@ -27,7 +27,7 @@ def test_create_writes_the_spec_as_typed_and_says_what_happens_when_the_node_die
 
 
 def test_create_says_that_nobody_has_it_yet_and_how_to_change_that(w: World) -> None:
-    assert "drover move notes NODE" in w.drover("create", "notes", "--size", "1GiB").out
+    assert "drover move notes node-a" in w.drover("create", "notes", "--size", "1GiB").out
 
 
 def test_create_on_a_node_writes_the_wish_in_the_same_transaction(w: World) -> None:

@@ -36,7 +36,7 @@ def test_ls_is_plain_text_in_columns(w: World) -> None:
 
 def test_ls_says_of_a_new_dataset_how_to_place_it(w: World) -> None:
     assert line(w, "notes") == (
-        "notes - waiting 10 GiB loopback nobody has it yet: say where it should be: drover move notes NODE"
+        "notes - waiting 10 GiB loopback nobody has it yet: say where it should be: drover move notes node-a"
     )
 
 
@@ -63,6 +63,7 @@ def test_ls_shows_an_invalid_spec_as_a_line_with_the_reason(w: World) -> None:
     assert "invalid" in line(w, "typo")
     assert "size '10GB?' is not a size" in line(w, "typo")
     assert "sise" in line(w, "wrong")
+    assert line(w, "typo").count("10GB?") == 1
     assert w.drover("ls").code == 0
 
 
@@ -192,7 +193,7 @@ def test_nobody_has_to_do_anything_about_an_active_dataset(w: World) -> None:
 def test_a_dataset_whose_node_died_without_failover_needs_a_person(w: World) -> None:
     w.active("notes", "node-a")
     w.fence("node-a")
-    assert said_next(w) == ("you", "bring node-a back, or say where it should be: drover move notes NODE")
+    assert said_next(w) == ("you", "bring node-a back, or say where it should be: drover move notes node-b")
     assert "needs you" in shown(w)
 
 
@@ -224,6 +225,25 @@ def test_a_holder_whose_reset_was_armed_needs_no_word(w: World) -> None:
     w.fence("node-a", Evidence.SILENCE, armed=True)
     w.tenure("notes", "node-b", 2, State.ASSIGNED, unfenced=(w.holder("node-a"),))
     assert said_next(w) == ("drover", "node-b is at work on it")
+
+
+def test_a_dataset_whose_spec_was_deleted_is_given_up_once_nothing_uses_it(w: World) -> None:
+    w.active("notes", "node-a")
+    w.workload("web", "notes")
+    w.delete(w.keys.dataset("notes"))
+    assert line(w, "notes") == "notes node-a active - loopback its spec was deleted"
+    assert said_next(w) == ("you", "remove workload web, which uses it")
+    w.delete(w.keys.workload("web"))
+    assert said_next(w) == ("drover", "node-a gives it up")
+    w.fence("node-a")
+    assert line(w, "notes").endswith("which had it, has died; the data is kept (uid cafe)")
+
+
+def test_a_wish_for_a_live_node_is_followed_whatever_failover_says(w: World) -> None:
+    w.active("notes", "node-a")
+    w.fence("node-a")
+    w.desired("notes", "node-b")
+    assert said_next(w) == ("drover", "node-b takes it")
 
 
 def test_a_failed_dataset_needs_what_its_reason_says(w: World) -> None:

@@ -24,6 +24,8 @@ app = typer.Typer(
     help="A whole cluster on this computer: nodes, etcd, power cuts, partitions. Needs root.",
     no_args_is_help=True,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
 )
 
 Directory = Annotated[

@@ -10,13 +10,9 @@ import errno
 import fcntl
 import os
 import struct
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from drover.coordinator.cli.errors import Failed
 
 _SYSFS = Path("/sys/block")
 _LOOP_CLR_FD, _LOOP_SET_STATUS64, _LOOP_GET_STATUS64 = 0x4C01, 0x4C04, 0x4C05
@@ -63,52 +59,7 @@ def orphans(directory: Path) -> list[Loop]:
     return [loop for loop, identity in lost.items() if identity in ours]
 
 
-class Devices:
-    """Loop devices, held open from before a machine's end until they are detached: a number that somebody else gets
-    meanwhile is not touched."""
-
-    def __init__(self, found: list[Loop]) -> None:
-        self._held: list[tuple[Loop, int]] = []
-        for loop in found:
-            with suppress(FileNotFoundError, OSError):
-                descriptor = os.open(loop.device, os.O_RDONLY | os.O_CLOEXEC)
-                if loop in loops():
-                    self._held.append((loop, descriptor))
-                else:
-                    os.close(descriptor)
-
-    def cut(self) -> None:
-        """From here on no write reaches an image: the devices have one sector left, all others are an I/O error, also
-        for a mounted file system. 15 ms each, side by side."""
-        if self._held:
-            with ThreadPoolExecutor(len(self._held)) as pool:
-                for result in [pool.submit(_shrink, descriptor) for _, descriptor in self._held]:
-                    result.result()
-
-    def detach(self, timeout: float = 10.0) -> None:
-        """Until all are gone. Raises Failed with what is left."""
-        for _, descriptor in self._held:
-            try:
-                fcntl.ioctl(descriptor, _LOOP_CLR_FD)
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # gone already
-                    raise
-            finally:
-                os.close(descriptor)
-        waited, self._held = [loop for loop, _ in self._held], []
-        deadline = time.monotonic() + timeout
-        while left := [loop for loop in waited if _still(loop)]:
-            if time.monotonic() >= deadline:
-                names = ", ".join(f"{loop.device} ({loop.image})" for loop in left)
-                raise Failed(
-                    f"still in use by somebody outside the playground: {names}",
-                    "Find out by whom: grep loop /proc/*/mountinfo",
-                    outcome="",
-                )
-            time.sleep(0.001)  # the kernel tells nobody when a file system has gone
-
-
-def _still(loop: Loop) -> bool:
+def still(loop: Loop) -> bool:
     """Whether it is attached to what it was. The path is lost with the mount namespace; the number may be another's."""
     try:
         image = (_SYSFS / loop.name / "loop/backing_file").read_text().strip().removesuffix(" (deleted)")
@@ -117,13 +68,23 @@ def _still(loop: Loop) -> bool:
     return image == loop.image or (Path(image).name == Path(loop.image).name and not os.path.lexists(image))
 
 
-def _shrink(descriptor: int) -> None:
+def shrink(descriptor: int) -> None:
+    """To one sector: every other write is an I/O error from now on. Nothing where it was detached. Raises OSError."""
     try:
         status = bytearray(fcntl.ioctl(descriptor, _LOOP_GET_STATUS64, bytes(_STATUS_SIZE)))
         struct.pack_into("=Q", status, _SIZE_LIMIT, _SECTOR)
         fcntl.ioctl(descriptor, _LOOP_SET_STATUS64, bytes(status))
     except OSError as error:
         if error.errno != errno.ENXIO:  # detached meanwhile
+            raise
+
+
+def clear(descriptor: int) -> None:
+    """Detaches it: at once, or when its file system goes. Idempotent. Raises OSError."""
+    try:
+        fcntl.ioctl(descriptor, _LOOP_CLR_FD)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
             raise
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
 from drover.coordinator.cli.errors import CliError, Failed, NotPossible
 from drover.coordinator.cli.playground import blockdev, filesystems, network
+from drover.coordinator.cli.playground.devices import Devices
 from drover.coordinator.cli.playground.layout import Layout
 from drover.coordinator.cli.playground.lock import locked
 from drover.coordinator.cli.playground.machine import base
@@ -34,9 +36,17 @@ def down(layout: Layout, delete: bool = False) -> None:
 def take_down(layout: Layout) -> None:
     """Under the lock. Goes on where a step fails. Raises Failed with all that is left."""
     problems = []
-    for step in (_end_machines, _detach, _remove_network):
+    # Looked for now: when the last process has ended, the kernel forgets whose they are.
+    devices = Devices({*_loops(layout), *filesystems.mounted_by(base(layout).pids())})
+    steps: list[Callable[[], None]] = [
+        lambda: _end_machines(layout),
+        devices.detach,
+        lambda: Devices(_loops(layout)).detach(),  # of machines that had died before
+        lambda: _remove_network(layout),
+    ]
+    for step in steps:
         try:
-            step(layout)
+            step()
         except (CliError, OSError) as error:
             problems.append(str(error))
     if left := remains(layout):
@@ -66,13 +76,9 @@ def _end_machines(layout: Layout) -> None:
     for machine in group.children():
         if machine.frozen():
             # A file system that is held when its last process dies is held for ever.
-            filesystems.release(machine.pids(), _loops(layout))
+            filesystems.release(machine.pids(), {*_loops(layout), *filesystems.mounted_by(machine.pids())})
     group.kill()
     group.remove()
-
-
-def _detach(layout: Layout) -> None:
-    blockdev.Devices(_loops(layout)).detach()
 
 
 def _remove_network(layout: Layout) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -108,10 +109,15 @@ def _first_process(boot: Boot, writer: int) -> NoReturn:
 
 def _furnish(boot: Boot) -> None:
     syscalls.mount("none", Path("/"), flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
-    # Copies of other machines' namespaces would keep those alive as long as this machine runs.
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if (path := line.split()[4]).startswith("/run/netns/"):
-            syscalls.unmount(Path(path), syscalls.MNT_DETACH)
+    # What came along must not be kept in use by this machine: others' namespaces and loop devices.
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        left, _, right = line.partition(" - ")
+        target = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), left.split()[4])
+        foreign = right.split()[1].startswith("/dev/loop") and not any(
+            Path(needed).is_relative_to(target) for needed in (*boot.service[:1], boot.log, sys.executable)
+        )
+        if foreign or target.startswith("/run/netns/"):
+            syscalls.unmount(Path(target), syscalls.MNT_DETACH)
     syscalls.mount("proc", Path("/proc"), "proc")
     for directory in (Path("/run"), Path("/srv")):
         syscalls.mount("tmpfs", directory, "tmpfs", data="mode=755")

@@ -12,6 +12,7 @@ from pathlib import Path
 from drover.coordinator.cli.errors import Failed, NotPossible
 from drover.coordinator.cli.playground import blockdev, etcd, filesystems, network, tools
 from drover.coordinator.cli.playground.cgroup import Group, mount_point
+from drover.coordinator.cli.playground.devices import Devices
 from drover.coordinator.cli.playground.init import SERVICE_PID, Boot
 from drover.coordinator.cli.playground.layout import GRPC_PORT, HTTP_PORT, Kind, Layout, Machine, Settings
 
@@ -124,7 +125,7 @@ def power_cut(place: Place, soft: bool = False) -> None:
     layout, machine = place.layout, place.machine
     if not place.first_process():
         raise NotPossible(f"{machine.name} is off already")
-    devices = blockdev.Devices(place.devices())
+    devices = Devices(place.devices())
     if not soft:
         # In this order: nothing inside sees the cut, and nothing is flushed or said because of it.
         place.group.freeze()
@@ -169,7 +170,7 @@ def _release(place: Place) -> None:
 def _clear(place: Place) -> None:
     """Removes what is left of a machine that is off."""
     place.group.kill()
-    blockdev.Devices(place.devices() + blockdev.orphans(place.layout.directory)).detach()
+    Devices(place.devices() + blockdev.orphans(place.layout.directory)).detach()
     place.group.remove()
     network.unplug(place.layout, place.machine)
 
