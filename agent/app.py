@@ -64,6 +64,7 @@ class Agent:
         self._telemetry = Telemetry(settings.node)
         self._sight = Sight(settings.node)
         self._member: Member | None = None
+        self._workers: Workers | None = None
         self._closed = asyncio.Event()
         self._laddering = asyncio.Lock()
         self._backends: Mapping[str, Backend] = {}
@@ -138,7 +139,7 @@ class Agent:
         local = Local(self._backends, lambda name: workers.wake(name))
         execute = Executor(member, self._backends, self._runtimes, local, self._settings.mount_root, self._telemetry)
         shared = Shared(member, execute, reporter, frozenset(self._settings.workloads.allow))
-        workers = Workers(shared)
+        workers = self._workers = Workers(shared)
         for runtime in self._runtimes.values():
             runtime.on_change(workers.wake_workload)
         self._sight.show(member, reporter, local)
@@ -188,6 +189,8 @@ class Agent:
         self._sight.ring()
 
     def gate_opened(self) -> None:
+        if self._workers is not None:
+            self._workers.wake(None)
         self._sight.ring()
 
     def heartbeat(self, outcome: str, seconds: float) -> None:

@@ -33,7 +33,7 @@ from drover.agent.telemetry import Telemetry
 from drover.agent.workloads.base import Runtime, WorkloadError
 from drover.coordinator.member import Member
 from drover.coordinator.protocol.placement import Dataset
-from drover.coordinator.records import DatasetSpec, State
+from drover.coordinator.records import DatasetSpec, Holder, State
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Executor:
                     for _ in claim.datasets:
                         self.telemetry.failed_over(claim.evidence)
             case Clear(name, stopped):
-                await self.member.cleared(unit[name], stopped)
+                await self._clear(unit[name], stopped)
             case Activate(name):
                 await self._activate(unit[name])
             case Refuse(names, to, because):
@@ -112,6 +112,12 @@ class Executor:
         if d.tenure is None:
             raise NotFound(f"{d.name} has no tenure")
         return Token(self.member.cluster_id, d.tenure.uid, d.tenure.epoch, d.tenure.incarnation)
+
+    async def _clear(self, d: Dataset, stopped: tuple[Holder, ...]) -> None:
+        backend, volume = self._at(d)
+        for holder in stopped:
+            await backend.sever(volume, self._token(d), holder.node)
+        await self.member.cleared(d, stopped)
 
     async def _activate(self, d: Dataset) -> None:
         backend, volume = self._at(d)

@@ -64,7 +64,7 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
         failed = s.trouble.tries >= TRIES and not isinstance(here, Mounted)
         phase = Phase.FAILED if failed else status.phase
         return _with(status, phase=phase, reason=s.trouble.reason)
-    if note := _workload_note(s, d):
+    if status.phase in (Phase.STARTING, Phase.ACTIVE) and (note := _workload_note(s, d)):
         status = _with(status, reason=note)
     return status
 

@@ -50,6 +50,10 @@ from drover.coordinator.protocol.placement import Claim, Dataset, Dismiss, Give,
 from drover.coordinator.records import DatasetSpec, State, Status, WorkloadSpec
 
 
+GATE_LOOK = 1.0
+"""Seconds between two looks at a closed gate: that it opens is told, but nothing may hang on that."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """steps: to run now, side by side. statuses: by dataset, for those that this node may report on. wake:
@@ -63,7 +67,7 @@ class Plan:
 def plan(s: Situation) -> Plan:
     """The next steps. Called again after they have run, and whenever something has changed."""
     if not s.gate:
-        return Plan()
+        return Plan(wake=s.now + GATE_LOOK)
     if s.trouble is not None and s.trouble.until > s.now and not _abandons(s):
         return Plan((), explain(s, _decide(s)), s.trouble.until)
     decision = _decide(s)

@@ -26,17 +26,21 @@ class Reporter:
         self._member, self._told = member, told
         self.statuses: dict[str, Status] = {}
         self._open: dict[str, tuple[Dataset, Status]] = {}
+        self._unsure: set[str] = set()
+        """Datasets whose last write was not answered: an older status may still arrive."""
         self._wake = asyncio.Event()
 
     def tell(self, d: Dataset, status: Status) -> None:
         before = self.statuses.get(d.name)
-        if not status.same_as(before):
+        changed = not status.same_as(before)
+        if changed:
             status = status.model_copy(update={"since": timestamp(datetime.now(UTC))})
             self.statuses[d.name] = status
             self._told(status, before)
         elif before is not None:
             status = before
-        if not status.same_as(self._member.view.status(d.name)):
+        # What etcd shows may be about to be overwritten by the one before, which is under way.
+        if changed or not status.same_as(self._member.view.status(d.name)):
             self._open[d.name] = (d, status)
             self._wake.set()
 
@@ -53,14 +57,16 @@ class Reporter:
 
     async def _write(self, d: Dataset, status: Status) -> bool:
         """False: try again. Where the tenure has changed, whoever looks at it next tells."""
-        if status.same_as(self._member.view.status(d.name)):
+        if status.same_as(self._member.view.status(d.name)) and d.name not in self._unsure:
             return True
         try:
             await self._member.report(d, status)
+            self._unsure.discard(d.name)
         except NotLive:
             return True
         except StoreError as error:
             log.debug("status of %s: %s", d.name, error)
+            self._unsure.add(d.name)
             self._open.setdefault(d.name, (d, status))
             return False
         return True

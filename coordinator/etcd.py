@@ -98,6 +98,9 @@ class Etcd:
     async def close(self) -> None:
         for member in self._members:
             await member.close()
+        # gRPC has one queue for all event loops of a process. What it still has to say about calls that were cancelled must
+        # come while this loop runs, else it drops what it has in hand for others; there is nothing to wait for.
+        await asyncio.sleep(0.01)
 
     @property
     def member(self) -> str:

@@ -152,13 +152,11 @@ class Member:
         return self._change
 
     async def close(self) -> None:
-        """Returns when gRPC has nothing more to say to this event loop: its queue is one for all loops, and what comes
-        for a loop that is closed makes it drop what else it has in hand."""
-        closed = self.changed()
-        await asyncio.sleep(0)
         await self.channel.close()
-        await asyncio.wait({closed}, timeout=1.0)
-        closed.cancel()
+        if self._change is not None:
+            # Ended by the closing.
+            await asyncio.wait({self._change}, timeout=1.0)
+            self._change.cancel()
 
 
 def refusal(error: grpc.aio.AioRpcError, address: str) -> StoreError:

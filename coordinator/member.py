@@ -220,6 +220,7 @@ class Member:
         revision = entry.mod_revision if entry else 0
         if result.succeeded and not self.life:
             self.life = result.revision
+            self._listener.gate_opened()
         self._feed(session.Reply(send.counter, result.succeeded, result.revision, seen, revision, fenced))
         return True
 

@@ -160,11 +160,12 @@ class Playground:
             name, f"device=$(losetup -f --show '{image}'); mkdir -p {where}; mount $device {where}; echo $device"
         )
 
-    def etcdctl(self, *arguments: str, check: bool = True) -> str:
+    def etcdctl(self, *arguments: str, check: bool = True, stdin: str = "") -> str:
         """From this computer, to all members."""
         done = subprocess.run(
             [tools.find("etcdctl"), "--endpoints", ",".join(self.endpoints), *arguments],
             env={"PATH": tools.service_path(), "ETCDCTL_API": "3"},
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=30,

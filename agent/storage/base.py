@@ -225,9 +225,10 @@ class Backend(Protocol):
         """
         ...
 
-    async def sever(self, volume: Volume, machine: str) -> None:
-        """Exclusive block only: detach it from another machine and see it gone. Shared files and copies have nothing
-        to cut from here, and return."""
+    async def sever(self, volume: Volume, token: Token, machine: str) -> None:
+        """Before an earlier holder counts as stopped: detach the volume from its machine and see it gone, or see that
+        no write of it arrives any more. Back ends that can cut nothing from here return. Raises
+        Foreign, Superseded."""
         ...
 
     def cut(self) -> list[str]:

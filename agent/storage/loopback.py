@@ -126,8 +126,10 @@ class LoopbackBackend:
     async def destroy(self, volume: Volume, token: Token) -> None:
         await self._run(volume, "destroy", _TIMEOUT, token=asdict(token))
 
-    async def sever(self, volume: Volume, machine: str) -> None:
-        """Nothing: what another machine does with a shared file is stopped there, by its deadline."""
+    async def sever(self, volume: Volume, token: Token, machine: str) -> None:
+        """Devices of other nodes on this very kernel, as in a playground, are cut off: their owner may be frozen. What
+        another kernel does with a shared file is stopped there, by its deadline."""
+        await self._run(volume, "sever", _TIMEOUT, token=asdict(token))
 
     def cut(self) -> list[str]:
         return loopback_cut.cut(self._directory)

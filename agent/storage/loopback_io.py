@@ -82,7 +82,7 @@ def publish(
     at, mine = Place(**place), Token(**token)
     with _room(at), _opened_image(at) as image:
         loop = _attached(at, image)
-        if loop is None:
+        if loop is None and not loopdev.backed_by(image):  # one that was cut off keeps its lock
             _lock(at, image)
         record = _stamped(at, mine, node)
         attached = loop or loopdev.attach(image, direct_io)
@@ -109,6 +109,20 @@ def unpublish(place: Mapping[str, str]) -> None:
         for mount in reversed(here):
             _unmount(at, mount)
         _detach(at, loop, number, {mount.path for mount in here})
+
+
+def sever(place: Mapping[str, str], token: Mapping[str, Any]) -> None:
+    """See `Backend.sever`. Such a device is detached when the last who use it have gone."""
+    at, mine = Place(**place), Token(**token)
+    record = Sidecar.read(at.sidecar)
+    if record is None or not os.path.exists(at.image):
+        return
+    check_token(record.token, mine)
+    with _opened_image(at) as image:
+        for loop in loopdev.backed_by(image):
+            if loop.image != at.image:
+                loopdev.cut_off(loop)
+                loopdev.clear(loop)
 
 
 def grow(place: Mapping[str, str], size: int) -> None:
@@ -219,9 +233,10 @@ def _opened_image(at: Place) -> Iterator[int]:
 
 def _attached(at: Place, image: int) -> Loop | None:
     """Our device of it. Raises Busy where it is another's, or one that was cut off and is still held."""
-    loops = loopdev.backed_by(image)
-    for loop in loops:
-        if loop.image != at.image:
+    found = loopdev.backed_by(image)
+    loops = [loop for loop in found if loop.image == at.image]
+    for loop in found:
+        if loop.image != at.image and not loopdev.is_cut(loop):
             raise Busy(
                 f"{at.dataset} is attached by another node: {loop.path} stands for {loop.backing}; if nothing lives "
                 f"there any more, 'losetup -d {loop.path}'",

@@ -15,10 +15,21 @@ from pathlib import Path
 import pytest
 
 from drover.agent.storage import loopdev, mounts
-from drover.agent.storage.base import Attached, Away, Busy, Damaged, Foreign, NoRoom, NotBlank, Runner, Volume
+from drover.agent.storage.base import (
+    Attached,
+    Away,
+    Busy,
+    Damaged,
+    Foreign,
+    NoRoom,
+    NotBlank,
+    Runner,
+    Superseded,
+    Volume,
+)
 from drover.agent.storage.contract import Contract, newer
 from drover.agent.storage.loopback import LoopbackBackend
-from drover.agent.storage.two_nodes import Traits, TwoNodes, two_nodes
+from drover.agent.storage.two_nodes import Traits, TwoNodes, two_nodes, write_synced
 
 MiB = 1 << 20
 
@@ -170,6 +181,23 @@ class TestExt4(Contract):
         assert mounted.size == volume.size
         (mounted.path / "file").write_bytes(os.urandom(MiB))
 
+    async def test_after_sever_no_write_of_the_other_node_arrives_and_the_volume_can_be_published_here(
+        self, nodes: TwoNodes
+    ) -> None:
+        volume, token = await nodes.volume()
+        there = await nodes.a.publish(volume, token)
+        write_synced(there.path / "kept", MiB)
+        with pytest.raises(Superseded):
+            await nodes.b.backend.sever(volume, replace(token, epoch=0), "a")
+        write_synced(there.path / "kept too", MiB)
+        await nodes.b.backend.sever(volume, newer(token), "a")
+        with pytest.raises(OSError):
+            write_synced(there.path / "lost", MiB)
+        here = await nodes.b.publish(volume, newer(token))
+        assert sorted(file.name for file in here.path.glob("kept*")) == ["kept", "kept too"]
+        assert nodes.a.backend.cut() == []
+        write_synced(here.path / "still", MiB)
+
     async def test_an_image_without_a_record_is_left_alone(self, nodes: TwoNodes, shared: Shared) -> None:
         volume, token = await nodes.volume()
         record = shared.sidecar(volume).read_bytes()
@@ -253,7 +281,8 @@ class TestExt4(Contract):
         try:
             with pytest.raises(Busy, match="inside it"):
                 await nodes.a.backend.unpublish(volume)
-            assert mounts.table()[-1].fs == "tmpfs"
+            at = [mount.fs for mount in mounts.table() if mount.path == str(mounted.path)]
+            assert at == ["ext4", "tmpfs"]
         finally:
             mounts.unmount(str(mounted.path))
 
