@@ -118,6 +118,8 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(_usage(error), arguments)
     except (typer.Abort, KeyboardInterrupt):
         return _complain(Interrupted("stopped"), arguments)
+    if code == ExitCode.INTERRUPTED:  # typer's answer to Ctrl-C, without a word
+        return _complain(Interrupted("stopped"), arguments)
     return code if isinstance(code, int) else ExitCode.DONE
 
 

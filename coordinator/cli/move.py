@@ -121,11 +121,11 @@ def move(
     if not wait or not asked.revision:
         tell(asked.change, as_json)
         return
-    if not as_json:
-        for warning in asked.change.warnings:
-            output.warn(warning)
-        output.say(output.plain(asked.change.headline))
     try:
+        if not as_json:
+            for warning in asked.change.warnings:
+                output.warn(warning)
+            output.say(output.plain(asked.change.headline))
         arrived = run(
             where,
             lambda store, keys: follow(

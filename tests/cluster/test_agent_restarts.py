@@ -6,16 +6,24 @@ import json
 import random
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.cluster import Cluster, Dataset
-from tests.playground import eventually
+from tests.playground import Playground, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("agent-restarts")]
 
 AGENT = str(Path(sys.executable).with_name("drover-agent"))
+
+
+@pytest.fixture(scope="module")
+def module_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Default timings: an agent that starts on a busy machine takes a second or two."""
+    with Playground(tmp_path_factory.mktemp("agents") / "pg", nodes=3, etcd=3, timings=None) as playground:
+        yield Cluster(playground)
 
 
 def mount_of(data: Dataset) -> str:
@@ -32,15 +40,15 @@ def restarted(cluster: Cluster, node: str, pid: int | None) -> None:
     eventually(lambda: cluster.heartbeat(node)["counter"] > counter, f"{node} is heard")
 
 
-def second_agent(cluster: Cluster, node: str, **settings: str) -> tuple[int, str]:
+def second_agent(cluster: Cluster, machine: str, **settings: str) -> tuple[int, str]:
     """An agent beside the one of this machine, with the same settings but for these; its exit status and last line."""
-    text = (cluster.playground.home(node) / "agent.toml").read_text()
+    text = (cluster.playground.home(machine) / "agent.toml").read_text()
     for name, value in settings.items():
         old = next(line for line in text.splitlines() if line.startswith(f"{name} = "))
         text = text.replace(old, f'{name} = "{value}"')
-    file = cluster.playground.home(node) / "second.toml"
+    file = cluster.playground.home(machine) / "second.toml"
     file.write_text(text)
-    done = cluster.playground.exec(node, AGENT, "--config", str(file), check=False, timeout=20)
+    done = cluster.playground.exec(machine, AGENT, "--config", str(file), check=False, timeout=20)
     return done.returncode, done.stderr.strip()
 
 
@@ -130,7 +138,7 @@ def test_an_agent_that_starts_without_etcd_waits_and_says_so_and_joins_when_etcd
 
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
-    [("node", "not/a/name", "node"), ("timings", "slow", "timings"), ("mount_root", "relative", "mount_root")],
+    [("node", "not/a/name", "node"), ("address", "nowhere at all", "address"), ("mount_root", "relative", "mount_root")],
 )
 def test_a_wrong_setting_ends_the_agent_with_one_line_that_names_it(
     cluster: Cluster, setting: str, value: str, said: str

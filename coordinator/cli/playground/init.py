@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -117,7 +118,8 @@ def _furnish(boot: Boot) -> None:
             Path(needed).is_relative_to(target) for needed in (*boot.service[:1], boot.log, sys.executable)
         )
         if foreign or target.startswith("/run/netns/"):
-            syscalls.unmount(Path(target), syscalls.MNT_DETACH)
+            with suppress(FileNotFoundError):  # another playground has ended meanwhile
+                syscalls.unmount(Path(target), syscalls.MNT_DETACH)
     syscalls.mount("proc", Path("/proc"), "proc")
     for directory in (Path("/run"), Path("/srv")):
         syscalls.mount("tmpfs", directory, "tmpfs", data="mode=755")
