@@ -32,7 +32,7 @@ from drover.agent.workloads.process import ProcessRuntime
 from drover.coordinator.clock import read_clock
 from drover.coordinator.etcd import Credentials, Etcd, Tls
 from drover.coordinator.join import Applicant, Joining, Refused
-from drover.coordinator.keys import Keys
+from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.member import Lost, Member
 from drover.coordinator.protocol.clock import Deadline
 from drover.coordinator.protocol.session import Loss
@@ -201,7 +201,8 @@ class Agent:
 
     def _told(self, status: Status, before: Status | None) -> None:
         if status.warning and (before is None or before.warning != status.warning):
-            self._telemetry.ignored("datasets" if status.warning.startswith("spec") else "desired")
+            kinds = {"spec": Kind.DATASETS, "workload": Kind.WORKLOADS}
+            self._telemetry.ignored(kinds.get(status.warning.partition(" ")[0], Kind.DESIRED))
         self._sight.ring()
 
     # Making the parts.

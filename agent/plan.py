@@ -49,7 +49,6 @@ from drover.coordinator.protocol import ownership, placement
 from drover.coordinator.protocol.placement import Claim, Dataset, Dismiss, Give, Keep, Nothing
 from drover.coordinator.records import DatasetSpec, State, Status, WorkloadSpec
 
-
 GATE_LOOK = 1.0
 """Seconds between two looks at a closed gate: that it opens is told, but nothing may hang on that."""
 

@@ -98,8 +98,8 @@ class Etcd:
     async def close(self) -> None:
         for member in self._members:
             await member.close()
-        # gRPC has one queue for all event loops of a process. What it still has to say about calls that were cancelled must
-        # come while this loop runs, else it drops what it has in hand for others; there is nothing to wait for.
+        # gRPC has one queue for all event loops of a process. What it still has to say about cancelled calls must come
+        # while this loop runs, else it drops what it has in hand for others; there is nothing to wait for.
         await asyncio.sleep(0.01)
 
     @property
@@ -270,7 +270,8 @@ class Etcd:
             if (left := deadline - _now()) <= 0:
                 everyone = ", ".join(self.endpoints)
                 raise Unavailable(f"no etcd member could be reached within {limit:.1f} s, nothing was sent: {everyone}")
-            changes = {member.changed() for member in self._members}
+            # Each was seen failing last, so whatever comes of its next attempt is a change.
+            changes = {member.changed(grpc.ChannelConnectivity.TRANSIENT_FAILURE) for member in self._members}
             await asyncio.wait(changes, timeout=min(left, 0.2), return_when=asyncio.FIRST_COMPLETED)
 
     async def _repeat(self, once: Callable[[Member, float], Awaitable[T]], *, linearizable: bool = False) -> T:

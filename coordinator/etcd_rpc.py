@@ -47,6 +47,9 @@ _REFUSALS = {
 }
 
 
+_UNDER_WAY = {grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING}
+
+
 @dataclass(frozen=True)
 class Tls:
     """PEM files. ca: whom to believe; None: gRPC's own list. cert, key: who we are, both or neither."""
@@ -138,17 +141,17 @@ class Member:
         until = loop.time() + limit
         while (state := self.channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
             left = until - loop.time()
-            if state is not grpc.ChannelConnectivity.IDLE and state is not grpc.ChannelConnectivity.CONNECTING:
+            if state not in _UNDER_WAY or left <= 0:
                 return False
-            if left <= 0:
-                return False
-            await asyncio.wait({self.changed()}, timeout=left)
+            await asyncio.wait({self.changed(state)}, timeout=left)
         return True
 
-    def changed(self) -> asyncio.Task[None]:
-        """Done at the next change of the connection's state. Shared: gRPC keeps each such wait until it changes."""
+    def changed(self, seen: grpc.ChannelConnectivity) -> asyncio.Task[None]:
+        """Done when the connection's state is not `seen` any more, maybe at once. Shared: gRPC keeps each such wait
+        until the state changes. A wait for the end of another state than `seen` is as good: that state has ended.
+        """
         if self._change is None or self._change.done():
-            self._change = asyncio.create_task(self.channel.wait_for_state_change(self.channel.get_state()))
+            self._change = asyncio.create_task(self.channel.wait_for_state_change(seen))
         return self._change
 
     async def close(self) -> None:

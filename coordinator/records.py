@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
+from fractions import Fraction
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -28,12 +29,15 @@ from drover.coordinator.keys import name_error
 FORMAT = 1
 """Version of the stored format, kept in the `cluster` record."""
 
+MAX_D_HARD = 120.0
+"""The largest d_hard that any node may use: what is waited for where the real one is not known. Seconds."""
+
 _UNITS = {"": 1, "B": 1} | {
     prefix + suffix: base**power
     for power, prefix in enumerate("KMGTP", start=1)
     for suffix, base in (("iB", 1024), ("B", 1000), ("i", 1024), ("", 1024))
 }
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_SIZE = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)\s*")
 
 
 class InvalidRecord(ValueError):
@@ -52,7 +56,7 @@ def parse_size(value: object) -> int:
         units = {unit.lower(): factor for unit, factor in _UNITS.items()}
         if not match or match[2].lower() not in units:
             raise ValueError(f"size {value!r} is not a size; write it like '10GiB', '500MB' or a number of bytes")
-        value = int(float(match[1]) * units[match[2].lower()])
+        value = int(Fraction(match[1]) * units[match[2].lower()])
     if value <= 0:
         raise ValueError(f"size must be more than 0, not {value}")
     if value >= 2**63:
@@ -82,6 +86,12 @@ def _name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 
 
+def _one_line(text: str) -> str:
+    """What a user typed may be in it: nothing of that breaks the line, or is longer than a line."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:301])
+    return shown if len(text) <= 300 else shown[:300] + "…"
+
+
 def timestamp(now: datetime) -> str:
     """UTC, to the millisecond: for people and logs; nothing is decided on it."""
     return now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -107,7 +117,7 @@ class Record(BaseModel):
                 raise InvalidRecord(f"the value is not JSON: {shown!r}") from None
             where = ".".join(str(part) for part in first["loc"])
             said = first["msg"].removeprefix("Value error, ")
-            raise InvalidRecord(f"{where}: {said}" if where else said) from None
+            raise InvalidRecord(_one_line(f"{where}: {said}" if where else said)) from None
 
 
 class UserRecord(Record):
@@ -144,8 +154,11 @@ class DatasetSpec(UserRecord):
     @field_validator("failover", mode="before")
     @classmethod
     def _failover(cls, value: Any) -> Any:
-        if isinstance(value, str) and value not in ("none", "any"):
+        if value not in ("none", "any") and not isinstance(value, list | tuple):
             raise ValueError(f'failover must be "none", "any" or a list of nodes, not {value!r}')
+        for name in () if isinstance(value, str) else value:
+            if wrong := name_error(name) if isinstance(name, str) else "the name is not text":
+                raise ValueError(f"failover has {name!r}, which is not a node's name: {wrong}")
         return value
 
 
@@ -163,6 +176,16 @@ class WorkloadSpec(UserRecord):
     stop_grace_period: Annotated[float, Field(ge=0, le=3600)] = 10.0
     """Seconds between SIGTERM and SIGKILL."""
     restart: Literal["always", "on-failure", "no"] = "always"
+
+    @model_validator(mode="after")
+    def _startable(self) -> Self:
+        """What execve(2) cannot be given is refused here, not found out at the start."""
+        texts = (*self.command, *self.environment, *self.environment.values(), self.user or "", self.working_dir or "")
+        if any("\0" in text for text in texts):
+            raise ValueError("no text in it may have a NUL character")
+        if wrong := [name for name in self.environment if not name or "=" in name]:
+            raise ValueError(f"environment has {wrong[0]!r}, which cannot be the name of a variable")
+        return self
 
 
 class NodeRecord(Record):
@@ -188,8 +211,8 @@ class Heartbeat(Record):
 
     incarnation: str
     counter: int
-    clock: float
-    d_hard: float
+    clock: Annotated[float, Field(allow_inf_nan=False)]
+    d_hard: Annotated[float, Field(gt=0, le=MAX_D_HARD)]
     armed: bool = False
     machine: str = ""
     boot: str = ""
@@ -357,7 +380,7 @@ class Timings(Record):
     heartbeat: Annotated[float, Field(gt=0)] = 1.0
     d_soft: Annotated[float, Field(gt=0)] = 4.5
     d_io: Annotated[float, Field(gt=0)] = 5.5
-    d_hard: Annotated[float, Field(gt=0, le=120)] = 6.5
+    d_hard: Annotated[float, Field(gt=0, le=MAX_D_HARD)] = 6.5
     wait: Annotated[float, Field(gt=0)] = 7.0
     lease_ttl: Annotated[int, Field(ge=5)] = 10
     """TTL of the session's etcd lease: what people look at hangs on it, never safety."""
@@ -369,10 +392,6 @@ class Timings(Record):
         if self.wait < (needed := required_wait(self.d_hard)):
             raise ValueError(f"wait must be at least 1.02 * d_hard + 0.3 = {needed:.2f}, not {self.wait}")
         return self
-
-
-MAX_D_HARD = 120.0
-"""The largest d_hard that any node may use: what is waited for where the real one is not known. Seconds."""
 
 
 def required_wait(d_hard: float) -> float:

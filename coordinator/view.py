@@ -7,6 +7,7 @@ It is for waking up and for deciding what to try. Whether it was right, the tran
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -205,7 +206,12 @@ class View:
             for n in self._entries[Kind.WORKLOADS]
             if isinstance(w := self._record(Kind.WORKLOADS, n), WorkloadSpec)
         }
-        return Cluster(nodes, fences, workloads)
+        misfits = {
+            dataset: f"workload {n} ignored: {reason}"
+            for n, reason in self.invalid_workloads().items()
+            for dataset in _datasets_named(self._entries[Kind.WORKLOADS][n].value)
+        }
+        return Cluster(nodes, fences, workloads, misfits)
 
     def invalid_workloads(self) -> dict[str, str]:
         """Workloads that cannot be used, and why."""
@@ -223,6 +229,16 @@ class View:
 
     def tenures(self) -> list[Tenure]:
         return [t for n in self._entries[Kind.OWNERS] if (t := self.dataset(n).tenure) is not None]
+
+
+def _datasets_named(workload: bytes) -> list[str]:
+    """The datasets of a workload that is no valid record, as far as it says."""
+    try:
+        record = json.loads(workload)
+    except ValueError:
+        return []
+    names = record.get("datasets") if isinstance(record, dict) else None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def _desired(value: bytes) -> str | Invalid:

@@ -91,6 +91,8 @@ class Cluster:
     nodes: Mapping[str, Node]
     fences: Mapping[str, Fence] = field(default_factory=dict)
     workloads: Mapping[str, WorkloadSpec] = field(default_factory=dict)
+    misfits: Mapping[str, str] = field(default_factory=dict)
+    """By dataset: what is wrong with a workload that means to use it and cannot be used itself."""
 
     def users_of(self, dataset: str) -> list[str]:
         return sorted(name for name, spec in self.workloads.items() if dataset in spec.datasets)
@@ -245,6 +247,8 @@ def _warning(unit: Sequence[Dataset], cluster: Cluster) -> str:
             return f"spec ignored: {d.spec.reason}"
         if isinstance(d.desired, Invalid):
             return f"desired ignored: {d.desired.reason}"
+    if misfit := next((cluster.misfits[d.name] for d in unit if d.name in cluster.misfits), None):
+        return misfit
     if len(unit) > MAX_UNIT:
         return f"{len(unit)} datasets belong together; at most {MAX_UNIT} can move in one transaction"
     asking = newest_desired(unit)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -51,16 +52,17 @@ class Client:
         with self._changed:
             return list(self._acks)
 
-    def asked(self) -> set[str]:
-        """The texts of all notes that were sent, acknowledged or not."""
+    def asked(self) -> list[str]:
+        """The texts of all notes that were sent, acknowledged or not, in order."""
         with self._changed:
-            return set(self._asked)
+            return list(self._asked)
 
-    def heard(self, node: str, count: int, since: int, within: float) -> bool:
-        """Waits until the acknowledgements after the first `since` hold `count` of this node; within: seconds."""
+    def heard(self, nodes: Collection[str], since: int, within: float, count: int = 1) -> bool:
+        """Waits until the acknowledgements after the first `since` hold `count` of one of these nodes; False: not
+        within so many seconds."""
 
         def enough() -> bool:
-            return sum(ack.note.node == node for ack in self._acks[since:]) >= count
+            return sum(ack.note.node in nodes for ack in self._acks[since:]) >= count
 
         with self._changed:
             return self._changed.wait_for(enough, within)

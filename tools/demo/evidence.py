@@ -63,6 +63,13 @@ def gap(acks: Sequence[Ack]) -> float:
     return after.first.at - before.last.at
 
 
+def unanswered(acks: Sequence[Ack], asked: Sequence[str]) -> set[str]:
+    """Texts that were sent before the last acknowledged one and never acknowledged: cut off by a move or a crash.
+    asked: in the order in which they were sent."""
+    heard = {ack.note.text for ack in acks}
+    return set(asked[: asked.index(acks[-1].note.text)]) - heard
+
+
 def losses(acks: Sequence[Ack], notes: Sequence[Note], asked: Collection[str]) -> list[str]:
     """What speaks against "every acknowledged note is in the table, once, as it was acknowledged, and nothing is there
     that nobody asked for". acks: from before the table was read; asked: all texts that were sent until afterwards."""
