@@ -82,7 +82,8 @@ def publish(
     at, mine = Place(**place), Token(**token)
     with _room(at), _opened_image(at) as image:
         loop = _attached(at, image)
-        if loop is None and not loopdev.backed_by(image):  # one that was cut off keeps its lock
+        others = loopdev.backed_by(image)
+        if loop is None and not (others and all(map(loopdev.is_cut, others))):  # what was cut off keeps its lock
             _lock(at, image)
         record = _stamped(at, mine, node)
         attached = loop or loopdev.attach(image, direct_io)
