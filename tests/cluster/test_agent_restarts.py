@@ -35,7 +35,7 @@ def restarted(cluster: Cluster, node: str, pid: int | None) -> None:
     """Until another process is the agent, and heartbeats move."""
     playground = cluster.playground
     eventually(lambda: playground.service_pid(node) not in (None, pid), f"the agent of {node} runs again")
-    eventually(lambda: "goes on as" in cluster.log(node), f"the agent of {node} goes on")
+    eventually(lambda: "goes on as" in cluster.log(node), f"the agent of {node} goes on", 30)
     counter = cluster.heartbeat(node)["counter"]
     eventually(lambda: cluster.heartbeat(node)["counter"] > counter, f"{node} is heard")
 
