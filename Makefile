@@ -9,8 +9,8 @@ setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
 test: setup
 	$(BIN)/pytest tests/unit -n 2
-	$(BIN)/pytest tests/contract -n 2 --dist loadgroup --timeout 240
-	$(BIN)/pytest tests/cluster -n 2 --dist loadgroup --timeout 240
+	$(BIN)/pytest tests/contract -n 2 --dist loadfile --timeout 240
+	$(BIN)/pytest tests/cluster -n 2 --dist loadfile --timeout 240
 unit: setup ; $(BIN)/pytest tests/unit -n 2
 lint: setup
 	$(BIN)/ruff check agent coordinator tests bench tools

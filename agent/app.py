@@ -140,8 +140,14 @@ class Agent:
         execute = Executor(member, self._backends, self._runtimes, local, self._settings.mount_root, self._telemetry)
         shared = Shared(member, execute, reporter, frozenset(self._settings.workloads.allow))
         workers = self._workers = Workers(shared)
+        janitor = Janitor(member.view, self._runtimes)
+
+        def changed(workload: str) -> None:
+            workers.wake_workload(workload)
+            janitor.wake()
+
         for runtime in self._runtimes.values():
-            runtime.on_change(workers.wake_workload)
+            runtime.on_change(changed)
         self._sight.show(member, reporter, local)
         async with asyncio.TaskGroup() as group:
             group.create_task(member.run())
@@ -150,7 +156,7 @@ class Agent:
             group.create_task(reporter.run())
             group.create_task(local.run())
             group.create_task(workers.run())
-            group.create_task(Janitor(member.view, self._runtimes).run())
+            group.create_task(janitor.run())
 
     @staticmethod
     async def _picture(member: Member) -> None:

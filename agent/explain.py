@@ -47,7 +47,7 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
     assert tenure is not None
     here = s.here.get(d.name, Away())
     status = Status(phase=Phase.STARTING, node=s.node, epoch=tenure.epoch, reason=tenure.because)
-    if isinstance(here, Mounted):
+    if isinstance(here, Mounted) and tenure.state is State.ACTIVE:
         status = _with(status, phase=Phase.ACTIVE, path=str(here.path), cutover_ms=s.cutovers.get(d.name))
     elif isinstance(here, Attached):
         status = _with(status, reason=f"attached as {here.device}")
@@ -58,8 +58,8 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
             status = _with(status, phase=Phase.MOVING, reason=because)
         case Keep(warning) if warning:
             status = _with(status, warning=warning)
-    if tenure.state is State.ASSIGNED and tenure.unfenced:
-        status = _with(status, phase=Phase.WAITING, reason=_unfenced_reason(s, d, tenure.unfenced))
+    if tenure.state is State.ASSIGNED and (waits := [h for h in tenure.unfenced if not s.clearable(d, h)]):
+        status = _with(status, phase=Phase.WAITING, reason=_unfenced_reason(s, waits))
     if s.trouble is not None:
         failed = s.trouble.tries >= TRIES and not isinstance(here, Mounted)
         phase = Phase.FAILED if failed else status.phase
@@ -73,12 +73,12 @@ def _with(status: Status, **changes: object) -> Status:
     return status.model_copy(update=changes)
 
 
-def _unfenced_reason(s: Situation, d: Dataset, holders: Sequence[Holder]) -> str:
-    waiting = [h for h in holders if not s.clearable(d, h)]
-    names = ", ".join(h.node for h in waiting or holders)
+def _unfenced_reason(s: Situation, holders: Sequence[Holder]) -> str:
+    names = ", ".join(h.node for h in holders)
+    first = holders[0].incarnation if holders[0].node in s.cluster.nodes else holders[0].node
     return (
         f"{names} may still be writing: it fell silent, and nothing proves that it has stopped."
-        f" Needs you: make sure that it is off, then drover fence {names} --confirm"
+        f" Needs you: make sure that it is off, then drover fence {first} --confirm"
     )
 
 

@@ -24,6 +24,10 @@ class Janitor:
         self._changed = asyncio.Event()
         self._changed.set()
 
+    def wake(self) -> None:
+        """A workload has started or ended here: its spec may have gone while it was being started."""
+        self._changed.set()
+
     async def run(self) -> None:
         self._view.subscribe(lambda name: self._changed.set() if name is None else None)
         while True:

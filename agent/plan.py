@@ -4,7 +4,8 @@ The table, for a unit (one dataset, or those that belong together), from top to 
 
     situation                                          steps
     the gate is closed                                 none: the ladder is at work
-    something is here of a dataset that is not mine    stop its workloads, then unpublish it
+    something is here of a dataset that is not mine,   stop its workloads, then unpublish it
+    or is mine, but not yet to be written
     mine, from before this life of the agent           touch it: nothing sent earlier can commit any more
     wanted elsewhere                                   stop workloads → unpublish → hand over
     not wanted any more                                stop workloads → unpublish → release or destroy
@@ -90,11 +91,12 @@ def _abandons(s: Situation) -> bool:
 
 def _steps(s: Situation, decision: placement.Decision) -> tuple[tuple[Step, ...], float | None]:
     mine = s.mine
-    names = {d.name for d in mine}
-    strays = [name for name, here in s.here.items() if name not in names and not isinstance(here, Away)]
+    active = {d.name for d in mine if d.tenure and d.tenure.state is State.ACTIVE}
+    strays = [name for name, here in s.here.items() if name not in active and not isinstance(here, Away)]
+    if stop := _stop(s, [*strays, *(d.name for d in mine if d.name not in active)]):
+        return stop, None
     if strays:
-        stop = _stop(s, strays)
-        return stop or tuple(Unpublish(name, leaving=False) for name in strays), None
+        return tuple(Unpublish(name, leaving=False) for name in strays), None
     if old := [d for d in mine if d.tenure_revision <= s.life]:
         return tuple(Touch(d.name) for d in old), None
     match decision:
@@ -104,7 +106,10 @@ def _steps(s: Situation, decision: placement.Decision) -> tuple[tuple[Step, ...]
             return _dismiss(s, [d for d in mine if d.name in datasets], destroy, because), None
         case Claim(delay=delay):
             due = (s.claim_since if s.claim_since is not None else s.now) + delay
-            return ((TakeClaim(decision),), None) if due <= s.now else ((), due)
+            if due <= s.now:
+                return (TakeClaim(decision),), None
+            steps, wake = _hold(s, mine)
+            return steps, min(wake or due, due)
         case Keep():
             steps, wake = _hold(s, mine)
             if s.blocked is not None and s.blocked.until > s.now:
@@ -129,16 +134,17 @@ def _stop(s: Situation, datasets: Sequence[str]) -> tuple[Step, ...]:
     return tuple(StopWorkload(name) for name in _running(s, datasets))
 
 
-def _leave(s: Situation, leaving: Sequence[Dataset]) -> tuple[Step, ...]:
-    """Out of use here: workloads first, then mounts. Nothing when that is done."""
+def _leave(s: Situation, leaving: Sequence[Dataset], moving: bool = True) -> tuple[Step, ...]:
+    """Out of use here: workloads first, then mounts. Nothing when that is done. moving: it can be given up for a while,
+    and the dataset used here again."""
     names = [d.name for d in leaving]
     if stop := _stop(s, names):
         return stop
-    return tuple(Unpublish(n) for n in names if not isinstance(s.here.get(n, Away()), Away))
+    return tuple(Unpublish(n, leaving=moving) for n in names if not isinstance(s.here.get(n, Away()), Away))
 
 
 def _dismiss(s: Situation, leaving: Sequence[Dataset], destroy: Sequence[str], because: str) -> tuple[Step, ...]:
-    if steps := _leave(s, leaving):
+    if steps := _leave(s, leaving, moving=False):
         return steps
     doomed = [d for d in leaving if d.name in destroy]
     if bring := tuple(step for d in doomed for step in _assigned(s, d)):

@@ -75,7 +75,7 @@ class StopWorkload:
 
 @dataclass(frozen=True)
 class Unpublish:
-    """leaving: the move or release that it is for; then what stands in the way gives that up for a while."""
+    """leaving: it is for a move; then what stands in the way gives that up for a while."""
 
     dataset: str
     leaving: bool = True

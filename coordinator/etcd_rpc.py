@@ -49,6 +49,9 @@ _REFUSALS = {
 
 _UNDER_WAY = {grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING}
 
+TOKEN_REFUSED = ("invalid auth token", "revision in auth store is old", "user name is empty")
+"""What etcd says of a token that is unknown, too old or missing."""
+
 
 @dataclass(frozen=True)
 class Tls:
@@ -174,7 +177,7 @@ def refusal(error: grpc.aio.AioRpcError, address: str) -> StoreError:
         return Compacted(0)
     if "future revision" in details:
         return Future(said)
-    if "invalid auth token" in details or "revision in auth store is old" in details or "user name is empty" in details:
+    if any(words in details for words in TOKEN_REFUSED):
         return Unauthenticated(said)
     if code is grpc.StatusCode.PERMISSION_DENIED or "authentication failed" in details:
         return Denied(said)

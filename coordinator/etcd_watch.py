@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from etcd3.etcdrpc import rpc_pb2
 
-from drover.coordinator.etcd_rpc import Member, decode, encode, entry, is_delete, metadata, refusal
+from drover.coordinator.etcd_rpc import TOKEN_REFUSED, Member, decode, encode, entry, is_delete, metadata, refusal
 from drover.coordinator.store import Change, Changes, Compacted, Denied, WatchBroken
 
 _ARE_YOU_THERE = rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
@@ -103,7 +103,8 @@ def _ended(answer: Any, member: Member) -> WatchBroken | Compacted | Denied:
     if answer.compact_revision:
         return Compacted(answer.compact_revision)
     said = f"etcd at {member.address} ended the watch: {answer.cancel_reason or 'no reason given'}"
-    return Denied(said) if "permission denied" in answer.cancel_reason else WatchBroken(said)
+    denied = any(words in answer.cancel_reason for words in ("permission denied", *TOKEN_REFUSED))
+    return Denied(said) if denied else WatchBroken(said)
 
 
 def _change(event: Any) -> Change:

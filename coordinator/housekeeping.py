@@ -7,16 +7,18 @@ days, and a full etcd stops every owner.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from drover.coordinator.keys import Kind, range_end
 from drover.coordinator.protocol.observer import collectable
 from drover.coordinator.protocol.placement import rank
-from drover.coordinator.records import Fence, Heartbeat, InvalidRecord, Tenure
+from drover.coordinator.records import Fence, Heartbeat, InvalidRecord, R, Tenure
 from drover.coordinator.store import StoreError
-from drover.coordinator.txn import Delete, Entry, Txn, unchanged
+from drover.coordinator.txn import Delete, Entry, Txn, absent, unchanged
 
 if TYPE_CHECKING:
     from drover.coordinator.member import Member
@@ -68,24 +70,34 @@ class Housekeeping:
     async def collect(self) -> None:
         """Delete fences that say nothing any more: no tenure names them, and their node lives in another incarnation.
 
-        Nothing can come to name a fenced incarnation again: none of its transactions commits. Raises StoreError.
+        Nothing can come to name a fenced incarnation again: none of its transactions commits, and no handover to it.
+        So the tenures are read after the fences. Raises StoreError.
         """
-        tenures = [Tenure.decode(e.value) for e in await self._list(Kind.OWNERS)]
-        fences = {e.key: e for e in await self._list(Kind.FENCES)}
-        beats = {e.key: e for e in await self._list(Kind.HEARTBEATS)}
-        keys = self._member.keys
-        records = {key.removeprefix(keys.under(Kind.FENCES)): Fence.decode(e.value) for key, e in fences.items()}
-        alive: dict[str, Heartbeat] = {}
-        for key, entry in beats.items():
-            try:
-                alive[key.removeprefix(keys.under(Kind.HEARTBEATS))] = Heartbeat.decode(entry.value)
-            except InvalidRecord:
-                continue
-        for incarnation in collectable(records, alive, tenures):
-            fence, beat = keys.fence(incarnation), keys.heartbeat(records[incarnation].node)
-            compare = (unchanged(fence, fences[fence]), unchanged(beat, beats[beat]))
-            await self._member.store.txn(Txn(compare, (Delete(fence),)))
+        member, keys = self._member, self._member.keys
+        fences = await self._list(Kind.FENCES)
+        beats = await self._list(Kind.HEARTBEATS)
+        owners = await self._list(Kind.OWNERS)
+        tenures = _readable(Tenure, owners)
+        if len(tenures) < len(owners):
+            log.warning("no fence is collected: a key below %s cannot be read", keys.under(Kind.OWNERS))
+            return
+        records = _readable(Fence, fences)
+        for incarnation in collectable(records, _readable(Heartbeat, beats), tenures.values()):
+            node = records[incarnation].node
+            fence, beat = keys.fence(incarnation), keys.heartbeat(node)
+            compare = (unchanged(fence, fences[incarnation]), unchanged(beat, beats[node]))
+            await member.store.txn(Txn((*compare, absent(keys.fence(member.incarnation))), (Delete(fence),)))
 
-    async def _list(self, kind: Kind) -> tuple[Entry, ...]:
+    async def _list(self, kind: Kind) -> dict[str, Entry]:
+        """By name."""
         start = self._member.keys.under(kind)
-        return (await self._member.store.range(start, range_end(start))).entries
+        listed = await self._member.store.range(start, range_end(start))
+        return {entry.key.removeprefix(start): entry for entry in listed.entries}
+
+
+def _readable(kind: type[R], entries: Mapping[str, Entry]) -> dict[str, R]:
+    found = {}
+    for name, entry in entries.items():
+        with contextlib.suppress(InvalidRecord):
+            found[name] = kind.decode(entry.value)
+    return found

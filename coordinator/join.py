@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from drover.coordinator.clock import Clock
-from drover.coordinator.keys import Keys
+from drover.coordinator.keys import Keys, Kind, range_end
+from drover.coordinator.protocol import observer
 from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.protocol.session import Identity
 from drover.coordinator.records import (
@@ -22,10 +24,12 @@ from drover.coordinator.records import (
     Heartbeat,
     InvalidRecord,
     NodeRecord,
+    R,
+    Tenure,
     Timings,
     required_wait,
 )
-from drover.coordinator.store import LeaseGone, Store, StoreError, Unanswered, Unavailable
+from drover.coordinator.store import LeaseGone, NoSpace, Store, StoreError, Unanswered, Unavailable
 from drover.coordinator.txn import Compare, Entry, ModRevision, Put, Txn, absent, unchanged
 
 log = logging.getLogger(__name__)
@@ -108,7 +112,12 @@ async def ensure_cluster(store: Store, keys: Keys) -> str:
     entry = result.read[keys.cluster]
     if entry is None:
         raise Unavailable(f"{keys.cluster} vanished while it was read")
-    cluster = Cluster.decode(entry.value)
+    try:
+        cluster = Cluster.decode(entry.value)
+    except InvalidRecord as wrong:
+        raise NotOurCluster(
+            f"{keys.cluster} cannot be read ({wrong}): put back what it was, or use another prefix"
+        ) from None
     if cluster.etcd != etcd:
         raise NotOurCluster(
             f"this etcd has cluster id {etcd}, but {keys.cluster} was written on {cluster.etcd}: it was restored from a"
@@ -137,7 +146,7 @@ class Joining:
                 if (joined := await self._attempt(cluster)) is not None:
                     Saved(joined.identity.incarnation, joined.lease).save(self._path)
                     return joined
-            except (Unavailable, Unanswered, LeaseGone) as error:
+            except (Unavailable, Unanswered, LeaseGone, NoSpace) as error:
                 if str(error) != said:
                     log.warning("waiting for etcd: %s", error)
                     said = str(error)
@@ -153,7 +162,26 @@ class Joining:
                 return self._seat(cluster, self._incarnation, lease, entry.mod_revision, before.counter)
             if (resumed := await self._resume(cluster, entry, before)) is not None:
                 return resumed
+        elif (missing := await self._missing()) is not None:
+            key = self._keys.heartbeat(self._who.node)
+            await self._store.txn(Txn((absent(key),), (Put(key, missing.encode()),)))
+            return None
         return await self._join(cluster, entry, before)
+
+    async def _missing(self) -> Heartbeat | None:
+        """A heartbeat that is missing is not silence: the placeholder for a predecessor that was never fenced.
+
+        Without it nobody could ever fence that one: the heartbeat would be mine.
+        """
+        keys, me = self._keys, self._who.node
+        node = await self._store.get(keys.node(me))
+        owners = await self._store.range(keys.under(Kind.OWNERS), range_end(keys.under(Kind.OWNERS)))
+        named = [(n.incarnation, n.machine, n.boot) for n in _readable(NodeRecord, [node] if node else [])]
+        named += [(t.incarnation, "", "") for t in _readable(Tenure, owners.entries) if t.held and t.node == me]
+        for incarnation, machine, boot in named:
+            if await self._store.get(keys.fence(incarnation)) is None:
+                return observer.stand_in(incarnation).model_copy(update={"machine": machine, "boot": boot})
+        return None
 
     def _seat(self, cluster: str, incarnation: str, lease: int, revision: int, counter: int) -> Joined:
         who = self._who
@@ -165,6 +193,8 @@ class Joining:
         """Go on as the incarnation that an earlier agent of this boot left."""
         saved = Saved.load(self._path)
         if saved is None or saved.incarnation != before.incarnation:
+            return None
+        if before.boot not in ("", self._who.boot):
             return None
         if await self._store.get(self._keys.fence(saved.incarnation)) is not None:
             return None
@@ -217,7 +247,8 @@ class Joining:
         if before.machine != self._who.machine:
             return None
         evidence = await self._evidence(before, entry)
-        return evidence if Fence.decode(written.value).evidence is Evidence.SILENCE else None
+        known = _readable(Fence, [written])
+        return None if known and known[0].evidence is not Evidence.SILENCE else evidence
 
     async def _evidence(self, before: Heartbeat, entry: Entry | None) -> Fence:
         """Why the predecessor is known to write no more. Raises Refused where it may be alive."""
@@ -254,6 +285,14 @@ class Joining:
         who = self._who
         at = who.describe.joined
         return Fence(node=who.node, by=who.node, evidence=evidence, armed=armed, detail=detail, at=at)
+
+
+def _readable(kind: type[R], entries: Iterable[Entry]) -> list[R]:
+    found = []
+    for entry in entries:
+        with contextlib.suppress(InvalidRecord):
+            found.append(kind.decode(entry.value))
+    return found
 
 
 def _heartbeat(entry: Entry | None) -> Heartbeat | None:

@@ -7,6 +7,7 @@ etcd and is shown by the view; a verb whose fate is unknown is settled before it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from drover.coordinator.housekeeping import Housekeeping
 from drover.coordinator.join import Joined, Saved
 from drover.coordinator.keys import Keys
 from drover.coordinator.observers import Observers
-from drover.coordinator.protocol import ownership, session
+from drover.coordinator.protocol import observer, ownership, session
 from drover.coordinator.protocol.clock import Deadline
 from drover.coordinator.protocol.placement import Claim, Dataset
 from drover.coordinator.protocol.session import CloseGate, Ended, Live, OpenGate, Send
@@ -45,7 +46,7 @@ TRY = 0.8
 _PAUSE = 0.1
 """Seconds between two tries where the first was refused at once."""
 _CATCH_UP = 10.0
-"""Seconds that the view may take to show what this node wrote, before the verb fails."""
+"""Seconds that the view may take to show what this node wrote, before the log says so."""
 
 
 class NotLive(Exception):
@@ -199,8 +200,8 @@ class Member:
         send = self._feed(session.Beat())
         if send is None:
             return False
-        sent = self._clock()
-        txn = session.heartbeat_txn(self.keys, self.identity, self.timings, send, sent)
+        sent = send.attempt.sent
+        txn = session.heartbeat_txn(self.keys, self.identity, self.timings, send)
         try:
             result = await self.store.txn(txn, timeout=TRY * self.timings.heartbeat)
         except Denied:
@@ -215,13 +216,14 @@ class Member:
         try:
             seen = Heartbeat.decode(entry.value) if entry else None
         except InvalidRecord:
-            seen = Heartbeat(incarnation="(not a heartbeat)", counter=0, clock=0.0, d_hard=1.0)
+            # Typed by somebody. Observers wait for the longest D_hard on it, as on a placeholder.
+            seen = observer.stand_in(self.incarnation)
         fenced = result.read[self.keys.fence(self.incarnation)] is not None
         revision = entry.mod_revision if entry else 0
         if result.succeeded and not self.life:
             self.life = result.revision
             self._listener.gate_opened()
-        self._feed(session.Reply(send.counter, result.succeeded, result.revision, seen, revision, fenced))
+        self._feed(session.Reply(send.attempt.counter, result.succeeded, result.revision, seen, revision, fenced))
         return True
 
     async def _keep_lease(self) -> None:
@@ -248,12 +250,12 @@ class Member:
             log.debug("lease: %s", error)
 
     async def _ensure_node(self) -> None:
-        """nodes/<me> is there and hangs on the lease that I keep alive."""
+        """nodes/<me> is there, says what this agent is now, and hangs on the lease that I keep alive."""
         key = self.keys.node(self.node)
         entry = await self.store.get(key)
-        if entry is not None and entry.lease == self.lease:
-            return
         record = self._describe.model_copy(update={"incarnation": self.incarnation, "lease": self.lease})
+        if entry is not None and (entry.lease, entry.value) == (self.lease, record.encode()):
+            return
         compare: list[Compare] = [unchanged(key, entry), absent(self.keys.fence(self.incarnation))]
         await self.store.txn(Txn(tuple(compare), (Put(key, record.encode(), self.lease),)))
 
@@ -272,6 +274,10 @@ class Member:
     async def _shown(self, result: TxnResult) -> bool:
         if result.succeeded:
             await self._caught_up(result.revision)
+        else:
+            # It was decided on an older picture than etcd's: the next decision waits for news, or for a moment.
+            with contextlib.suppress(TimeoutError):
+                await self.view.reached(result.revision, _PAUSE)
         return result.succeeded
 
     async def _caught_up(self, revision: int) -> None:
@@ -307,12 +313,24 @@ class Member:
     async def _fate(self, txn: str, d: Dataset) -> bool | None:
         """Whether the transaction with this id committed; None: not known yet. Raises StoreError."""
         entry = await self.store.get(self.keys.owner(d.name))
-        if entry is None or entry.mod_revision != d.tenure_revision:
-            if entry is not None:
-                await self._caught_up(entry.mod_revision)
-            return entry is not None and Tenure.decode(entry.value).txn == txn
-        result = await self.store.txn(ownership.touch(self.seat(), d))
-        return False if await self._shown(result) else None
+        if entry is not None and entry.mod_revision == d.tenure_revision:
+            result = await self.store.txn(ownership.touch(self.seat(), d))
+            return False if await self._shown(result) else None
+        if entry is None:
+            return False
+        await self._caught_up(entry.mod_revision)
+        try:
+            now = Tenure.decode(entry.value)
+        except InvalidRecord:
+            return False
+        if now.txn == txn:
+            return True
+        # Others have gone on from there. What I held and do not hold any more, I gave away: or I was fenced.
+        if now.held and d.tenure is not None and (now.holder, now.epoch) == (d.tenure.holder, d.tenure.epoch):
+            return False
+        if await self.store.get(self.keys.fence(self.incarnation)) is not None:
+            raise NotLive(f"incarnation {self.incarnation} has been fenced")
+        return True
 
     async def claim(self, claim: Claim, datasets: Sequence[Dataset]) -> bool:
         """Nothing relies on a claim's having failed, so an unanswered one needs no settling: the view tells."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from drover.coordinator.keys import Kind
 from drover.coordinator.mirror import Mirror
 from drover.coordinator.protocol import observer, ownership
 from drover.coordinator.protocol.observer import Watched
@@ -55,15 +56,19 @@ class Observers:
         for node in self._watches.keys() - wanted.keys():
             self._tasks.pop(node).cancel()
             del self._watches[node]
-        for node in wanted.keys() - self._watches.keys():
-            watch = _Watch(member, node, wanted[node], self._fenced)
-            self._watches[node] = watch
-            self._tasks[node] = group.create_task(watch.run())
+        for node, incarnation in wanted.items():
+            if node in self._watches:
+                self._watches[node].incarnation = incarnation
+            else:
+                self._watches[node] = watch = _Watch(member, node, incarnation, self._fenced)
+                self._tasks[node] = group.create_task(watch.run())
 
 
 class _Watch:
+    """incarnation: the one that a missing heartbeat would stand for, as the newest picture has it."""
+
     def __init__(self, member: Member, node: str, incarnation: str, fenced: Callable[[str, Evidence], None]) -> None:
-        self._member, self._node, self._incarnation, self._fenced = member, node, incarnation, fenced
+        self._member, self._node, self.incarnation, self._fenced = member, node, incarnation, fenced
         self._key = member.keys.heartbeat(node)
         self._mirror = Mirror(member.store, self._key, self._key + "\0", lambda _: self._look())
         self._watched: Watched | None = None
@@ -83,7 +88,7 @@ class _Watch:
             try:
                 beat = Heartbeat.decode(entry.value)
             except InvalidRecord:
-                beat = observer.stand_in(self._incarnation)
+                beat = observer.stand_in(self.incarnation)
             self._watched = observer.observe(self._watched, self._node, beat, entry.mod_revision, now)
         self._moved.set()
 
@@ -99,17 +104,24 @@ class _Watch:
                 except TimeoutError:
                     continue
 
+    async def _put_placeholder(self, instead: int) -> None:
+        member, node = self._member, self._member.view.cluster.nodes.get(self._node)
+        entry = member.view.entry(Kind.NODES, self._node)
+        beat = observer.stand_in(node.record.incarnation if node else self.incarnation)
+        described = entry.mod_revision if entry else 0
+        await member.store.txn(ownership.placeholder(member.seat(), self._node, beat, described, instead))
+
     async def _act(self) -> float:
         """Do what is due; how long to wait for the heartbeat to move before looking again. Seconds."""
         member, watched = self._member, self._watched
         try:
-            if watched is None:
+            fences = member.view.cluster.fences
+            if watched is None or watched.heartbeat.incarnation in fences:
+                if self.incarnation in fences:
+                    return _LOOK
                 if self._mirror.connected and member.steady():
-                    beat = observer.stand_in(self._incarnation)
-                    await member.store.txn(ownership.placeholder(member.seat(), self._node, beat))
+                    await self._put_placeholder(watched.revision if watched else 0)
                 return 1.0
-            if watched.heartbeat.incarnation in member.view.cluster.fences:
-                return _LOOK
             now = member.raw()
             if (left := watched.due() - now) > 0:
                 return left

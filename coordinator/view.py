@@ -235,7 +235,7 @@ def _datasets_named(workload: bytes) -> list[str]:
     """The datasets of a workload that is no valid record, as far as it says."""
     try:
         record = json.loads(workload)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     names = record.get("datasets") if isinstance(record, dict) else None
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

@@ -46,10 +46,11 @@ class EtcdMember:
     def endpoint(self) -> str:
         return f"http://{self.address}"
 
-    def configure(self, members: Sequence[EtcdMember], token: str, flags: Sequence[str]) -> None:
+    def configure(self, members: Sequence[EtcdMember], token: str, flags: Sequence[str], also: str) -> None:
+        clients = f"{self.endpoint},{also}" if also else self.endpoint
         self._arguments = [
             *(str(Path(sys.executable).with_name("etcd")), "--name", self.name, "--data-dir", str(self._data)),
-            *("--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint),
+            *("--listen-client-urls", clients, "--advertise-client-urls", self.endpoint),
             *("--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer),
             *("--initial-cluster", ",".join(f"{member.name}={member.peer}" for member in members)),
             *("--initial-cluster-token", token, *flags),
@@ -91,11 +92,15 @@ class EtcdMember:
 class EtcdCluster:
     """One or three members, on tmpfs where there is one. A context manager: entered, it has a leader and answers."""
 
-    def __init__(self, members: int = 1, directory: Path | None = None, flags: Sequence[str] = FAST) -> None:
-        """directory: None: one of its own, removed at the end. flags: further ones of etcd, instead of FAST."""
+    def __init__(
+        self, members: int = 1, directory: Path | None = None, flags: Sequence[str] = FAST, also: str = ""
+    ) -> None:
+        """directory: None: one of its own, removed at the end. flags: further ones of etcd, instead of FAST. also: a
+        second URL that the only member serves clients at."""
         self._count = members
         self._directory = directory
         self._flags = tuple(flags)
+        self._also = also
         self._stack = ExitStack()
         self.members: tuple[EtcdMember, ...] = ()
 
@@ -112,7 +117,7 @@ class EtcdCluster:
             )
             token = secrets.token_hex(8)
             for member in self.members:
-                member.configure(self.members, token, self._flags)
+                member.configure(self.members, token, self._flags, self._also)
                 stack.callback(member.kill)
                 member.start()
             self.wait()
@@ -167,8 +172,6 @@ class Wire:
     """A network path to a member, `endpoint`, that can be cut, or hold back what is sent over it."""
 
     def __init__(self, address: str) -> None:
-        self.held = asyncio.Event()
-        """Something is held back."""
         self.endpoint = ""
         self._host, _, self._port = address.partition(":")
         self._holding = False
@@ -201,10 +204,15 @@ class Wire:
         """Keep what clients send from now on."""
         self._holding = True
 
-    def let_go_first(self) -> None:
-        """Let through what was held back first: a request, without what the client said when it gave up."""
-        writer, data = self._kept[0]
-        writer.write(data)
+    def held(self) -> int:
+        """How many pieces are held back so far."""
+        return len(self._kept)
+
+    def let_go(self, count: int) -> None:
+        """Let the first pieces through: a request, say, without what the client said when it gave up on it."""
+        for writer, data in self._kept[:count]:
+            writer.write(data)
+        del self._kept[:count]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._cut:
@@ -222,7 +230,6 @@ class Wire:
             while data := await reader.read(1 << 16):
                 if self._holding and may_hold:
                     self._kept.append((writer, data))
-                    self.held.set()
                 else:
                     writer.write(data)
         except OSError:

@@ -82,10 +82,16 @@ def stand_in(incarnation: str) -> Heartbeat:
 def collectable(
     fences: Mapping[str, Fence], heartbeats: Mapping[str, Heartbeat], tenures: Iterable[Tenure]
 ) -> list[str]:
-    """Incarnations whose fence says nothing any more: no tenure names them, and their node beats in another one."""
+    """Incarnations whose fence says nothing any more: no tenure names them, and their node beats in another one.
+
+    A placeholder is no beat.
+    """
     named = {h for t in tenures for h in (t.incarnation, *(u.incarnation for u in t.unfenced))}
     return [
         incarnation
         for incarnation, fence in fences.items()
-        if incarnation not in named and fence.node in heartbeats and heartbeats[fence.node].incarnation != incarnation
+        if incarnation not in named
+        and (beat := heartbeats.get(fence.node)) is not None
+        and beat.incarnation != incarnation
+        and not beat.placeholder
     ]

@@ -111,8 +111,7 @@ def _claimed(seat: Seat, d: Dataset, uid: str, because: str, evidence: Evidence 
     if old is not None and old.held and old.holder not in unfenced:
         unfenced = (*unfenced, old.holder)
     base: dict[str, object]
-    doomed = d.replaced and old is not None and old.reclaim == "delete" and old.state is not State.DESTROYED
-    if old is not None and old.state is not State.DESTROYED and (d.spec is None or not d.replaced or doomed):
+    if old is not None and d.kept:
         base = old.model_dump()
     elif isinstance(d.spec, DatasetSpec):
         base = {"uid": uid, "created": d.spec_created, "backend": d.spec.backend, "reclaim": d.spec.reclaim}
@@ -233,7 +232,7 @@ def handover(
                 "since": seat.at,
                 "evidence": None,
                 "answers": d.asks,
-                "refused": (*old.refused, seat.node) if refused else old.refused,
+                "refused": _refusers(old, seat, refused),
                 "source": "" if refused else seat.node,
                 "down": down,
                 "txn": seat.txn,
@@ -243,13 +242,17 @@ def handover(
     return _txn(seat, compare, then)
 
 
+def _refusers(tenure: Tenure, seat: Seat, refused: bool) -> tuple[str, ...]:
+    return (*tenure.refused, seat.node) if refused and seat.node not in tenure.refused else tenure.refused
+
+
 def release(seat: Seat, datasets: Sequence[Dataset], because: str, refused: bool = False) -> Txn:
     """Give datasets up that I hold and no longer use: nobody has them."""
     then: list[Put | Delete] = []
     for d in datasets:
         old = _held(d)
-        names = (*old.refused, seat.node) if refused and seat.node not in old.refused else old.refused
-        then.append(_rewrite(seat, d, state=State.RELEASED, because=because, since=seat.at, refused=names))
+        changes = {"because": because, "since": seat.at, "refused": _refusers(old, seat, refused)}
+        then.append(_rewrite(seat, d, state=State.RELEASED, **changes))
         then.append(Delete(seat.keys.lease(d.name)))
     return _txn(seat, [_owner(seat, d) for d in datasets], then)
 
@@ -283,6 +286,12 @@ def fence(seat: Seat, node: str, heartbeat: Heartbeat, revision: int, record: Re
     return _txn(seat, compare, [Put(keys.fence(heartbeat.incarnation), record.encode())])
 
 
-def placeholder(seat: Seat, node: str, heartbeat: Heartbeat) -> Txn:
-    """A missing heartbeat is not silence: put one that its owner may go on from, and watch that stand still."""
-    return _txn(seat, [absent(seat.keys.heartbeat(node))], [Put(seat.keys.heartbeat(node), heartbeat.encode())])
+def placeholder(seat: Seat, node: str, heartbeat: Heartbeat, described: int, instead: int = 0) -> Txn:
+    """A missing heartbeat is not silence: put one that its owner may go on from, and watch that stand still.
+
+    described: mod revision of nodes/<n>, so that it names the incarnation that is there now; instead: that of the
+    heartbeat of a fenced incarnation that it replaces. 0: there is none.
+    """
+    key = seat.keys.heartbeat(node)
+    compare = [ModRevision(key, instead), ModRevision(seat.keys.node(node), described)]
+    return _txn(seat, compare, [Put(key, heartbeat.encode())])

@@ -73,6 +73,20 @@ class Dataset:
             return False
         return self.tenure.created != self.spec_created
 
+    @property
+    def doomed(self) -> bool:
+        """Its spec was deleted, and the tenure has copied from it that the data goes with it."""
+        if self.tenure is None or self.tenure.state is State.DESTROYED or self.tenure.reclaim != "delete":
+            return False
+        return self.spec is None or self.replaced
+
+    @property
+    def kept(self) -> bool:
+        """Whoever takes it gets the volume that the tenure names; otherwise a new one, as the spec says."""
+        if self.tenure is None or self.tenure.state is State.DESTROYED:
+            return False
+        return self.doomed or not self.replaced
+
 
 @dataclass(frozen=True)
 class Node:
@@ -229,9 +243,13 @@ def _unfit(node: str, unit: Sequence[Dataset], cluster: Cluster) -> str:
 
 def backends_of(unit: Sequence[Dataset]) -> set[str]:
     """The back ends that a node must offer to hold a unit: where the data is, or will be."""
-    kept = {d.tenure.backend for d in unit if d.tenure and not d.replaced}
-    new = {d.spec.backend for d in unit if isinstance(d.spec, DatasetSpec) and (d.tenure is None or d.replaced)}
+    kept = {d.tenure.backend for d in unit if d.tenure and d.kept}
+    new = {d.spec.backend for d in unit if isinstance(d.spec, DatasetSpec) and not d.kept}
     return kept | new
+
+
+def _offered(node: str, cluster: Cluster) -> set[str]:
+    return set(cluster.nodes[node].record.backends) if node in cluster.nodes else set()
 
 
 def newest_desired(unit: Sequence[Dataset]) -> Dataset | None:
@@ -259,10 +277,16 @@ def _warning(unit: Sequence[Dataset], cluster: Cluster) -> str:
 
 def _claims(me: str, others: Sequence[Dataset], beside: str, cluster: Cluster) -> Claim | None:
     """Members of a unit that nobody holds come to where the others are."""
-    free = [d for d in others if _vacancy(d, cluster) is None]
+    offered = _offered(me, cluster)
+    free = [d for d in others if _vacancy(d, cluster) is None and backends_of([d]) <= offered][:MAX_UNIT]
     if not free:
         return None
-    return Claim(tuple(d.name for d in free), f"belongs with {beside}", evidence=_evidence(free, cluster))
+    names, because = tuple(d.name for d in free), f"belongs with {beside}"
+    return Claim(names, because, _pause(me, free), _evidence(free, cluster))
+
+
+def _pause(me: str, free: Sequence[Dataset]) -> float:
+    return REFUSED_PAUSE if any(d.tenure and me in d.tenure.refused for d in free) else 0.0
 
 
 def _vacancy(d: Dataset, cluster: Cluster) -> str | None:
@@ -275,7 +299,7 @@ def _vacancy(d: Dataset, cluster: Cluster) -> str | None:
             return "destroyed"
         if tenure.reclaim != "delete":
             return "its spec was deleted; the data is kept"
-    if isinstance(d.spec, Invalid) and (tenure is None or tenure.state is State.DESTROYED):
+    if isinstance(d.spec, Invalid) and not d.kept:
         return f"the spec cannot be used: {d.spec.reason}"
     if tenure is not None and tenure.held and tenure.incarnation not in cluster.fences:
         return f"held by {tenure.node}"
@@ -296,19 +320,20 @@ def _claim(me: str, unit: Sequence[Dataset], cluster: Cluster) -> Claim | Nothin
         return Nothing(f"{len(unit)} datasets belong together; at most {MAX_UNIT} can be held in one transaction")
     if held := next((d.tenure for d in unit if d.tenure and reasons[d.name] == f"held by {d.tenure.node}"), None):
         return Nothing(f"waits for {held.node}, which has the others of its group")
-    if doomed := [d for d in free if d.spec is None]:
+    if doomed := [d for d in free if d.doomed]:
         # Somebody has to cut the last holder off and destroy what was asked to be destroyed.
-        order = rank(doomed[0].name, cluster.nodes)
-        delay = order.index(me) * RANK_STEP if me in order else 0.0
+        needed = backends_of(doomed)
+        order = rank(doomed[0].name, (n for n in cluster.nodes if needed <= _offered(n, cluster)))
+        if me not in order:
+            return Nothing(f"waits to be destroyed by {order[0] if order else 'a node with its back end'}")
+        delay = order.index(me) * RANK_STEP + _pause(me, doomed)
         names = tuple(d.name for d in doomed)
         return Claim(names, "to destroy it, as its spec said", delay, _evidence(doomed, cluster))
     candidates, reason = _candidates(unit, free, cluster)
     if me not in candidates:
         return Nothing(reason)
     because = _because(me, free, cluster)
-    delay = candidates.index(me) * RANK_STEP
-    if any(d.tenure and me in d.tenure.refused for d in free):
-        delay += REFUSED_PAUSE
+    delay = candidates.index(me) * RANK_STEP + _pause(me, free)
     return Claim(tuple(d.name for d in free), because, delay, _evidence(free, cluster))
 
 
@@ -333,42 +358,41 @@ def _candidates(unit: Sequence[Dataset], free: Sequence[Dataset], cluster: Clust
     home: str | None = None
     if asking is not None and isinstance(asking.desired, str):
         home = asking.desired
-    elif tenure is not None and tenure.held:
+    elif tenure is not None and (tenure.held or tenure.refused):
         home = tenure.node
     if home is None:
         if illegal := next((d.desired for d in unit if isinstance(d.desired, Invalid)), None):
             return [], f"desired cannot be used: {illegal.reason}"
         return [], "nobody has it yet: say where it should be with desired"
     backends = backends_of(unit)
-    able = {name for name, node in cluster.nodes.items() if backends <= set(node.record.backends)}
+    able = {name for name in cluster.nodes if backends <= _offered(name, cluster)}
     refused = set(tenure.refused) if tenure else set()
     known = " ".join(sorted(cluster.nodes)) or "none"
-    if home in cluster.nodes and home not in able:
-        lacking = " ".join(sorted(backends - set(cluster.nodes[home].record.backends)))
-        if tenure is None:
+    if home in able and home not in refused:
+        return [home], f"waits for {home} to take it"
+    away = "is not here"
+    if home in cluster.nodes:
+        away = f"does not offer back end {' '.join(sorted(backends - _offered(home, cluster)))}"
+    if tenure is None or not lead.kept:
+        if home in cluster.nodes:
             offered = sorted({b for n in cluster.nodes.values() for b in n.record.backends})
-            return (
-                [],
-                f"{home} does not offer back end {lacking}; offered in this cluster: {' '.join(offered) or 'none'}",
-            )
-    preferred = [home] if home in able and home not in refused else []
-    if preferred:
-        return preferred, f"waits for {home} to take it"
-    if tenure is None or lead.replaced:
-        return [], f"waits for node {home!r}, which is not here; here are: {known}"
+            return [], f"{home} {away}; offered in this cluster: {' '.join(offered) or 'none'}"
+        return [], f"waits for node {home!r}, which {away}; here are: {known}"
     policy = spec.failover if spec else "none"
     if policy == "none" and home not in refused:
-        return [], f"waits for {home}, which is not here; failover: none"
+        return [], f"waits for {home}, which {away}; failover: none"
     eligible = {n for n in able if not cluster.nodes[n].cordoned}
     if policy == "none":
         eligible &= {home, tenure.node}
     elif policy != "any":
         eligible &= set(policy)
+    if home in able:
+        eligible.add(home)  # It has refused, and comes last, but is never out.
     order = rank(lead.name, eligible)
     if tenure.node in eligible:
         order.insert(0, order.pop(order.index(tenure.node)))
     order.sort(key=lambda n: n in refused)
     if not order:
         allowed = "any" if policy == "any" else " ".join(policy)
-        return [], f"waits for {home}, which is not here; no other node may or can take it (failover: {allowed})"
+        return [], f"waits for {home}, which {away}; no other node may or can take it (failover: {allowed})"
     return order, f"waits for {order[0]} to take it"

@@ -8,8 +8,9 @@
     Ended    anything                            Ended
 
 Every heartbeat compares the revision of the one before, so the heartbeats of one incarnation are a chain: a twin of
-this machine breaks it within one interval. An unanswered heartbeat may commit later; its counter then tells when it was
-sent.
+this machine (a clone that was forked while it ran) breaks it within one interval, since only one of the two can write
+the next link, and the other finds one that it never sent. An unanswered heartbeat may commit later; its counter and
+clock then tell when it was sent.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ class Attempt:
 
     counter: int
     sent: Instant
+
+    @property
+    def clock(self) -> float:
+        """What is written into it."""
+        return round(self.sent.boot, 3)
 
 
 @dataclass(frozen=True)
@@ -125,9 +131,9 @@ Event = Beat | Reply | Tick | LadderDone
 
 @dataclass(frozen=True)
 class Send:
-    """Send the heartbeat with this counter, comparing this revision of the one before."""
+    """Send this heartbeat, comparing this revision of the one before."""
 
-    counter: int
+    attempt: Attempt
     revision: int
 
 
@@ -170,13 +176,13 @@ def steady(state: State, timings: Timings, now: Instant) -> bool:
     )
 
 
-def heartbeat_txn(keys: Keys, me: Identity, timings: Timings, send: Send, sent: Instant) -> Txn:
+def heartbeat_txn(keys: Keys, me: Identity, timings: Timings, send: Send) -> Txn:
     """`if nobody has fenced me and my last heartbeat is as I wrote it, then put the next`; reads both in any case."""
     mine, fence = keys.heartbeat(me.node), keys.fence(me.incarnation)
     beat = Heartbeat(
         incarnation=me.incarnation,
-        counter=send.counter,
-        clock=round(sent.boot, 3),
+        counter=send.attempt.counter,
+        clock=send.attempt.clock,
         d_hard=timings.d_hard,
         armed=me.armed,
         machine=me.machine,
@@ -196,8 +202,9 @@ def step(state: State, event: Event, now: Instant, me: Identity, timings: Timing
     match event:
         case Beat():
             attempt = Attempt(state.counter + 1, now)
-            sent = replace(state, counter=attempt.counter, pending=(*state.pending, attempt))
-            return sent, (Send(attempt.counter, state.revision),)
+            # Older ones could not move the deadline any more: in a long outage they are forgotten.
+            open_ = (a for a in state.pending if not a.sent.plus(timings.d_soft).passed(now))
+            return replace(state, counter=attempt.counter, pending=(*open_, attempt)), (Send(attempt, state.revision),)
         case Reply():
             return _expire(*_reply(state, event, now, me, timings), now, timings)
         case LadderDone(clean):
@@ -224,6 +231,9 @@ def _reply(
         return _end(Loss.STRANGER, f"{detail} on machine {seen.machine or 'unknown'}")
     if seen.placeholder:
         return replace(state, revision=reply.seen_revision), ()
+    if seen.counter > state.counter or any(a.counter == seen.counter and a.clock != seen.clock for a in state.pending):
+        detail = f"heartbeats of incarnation {me.incarnation} come from a twin of it"
+        return _end(Loss.STRANGER, f"{detail} on machine {seen.machine or 'unknown'}, which was cloned while it ran")
     return _confirmed(state, seen.counter, reply.seen_revision, now, timings)
 
 

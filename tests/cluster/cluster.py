@@ -49,8 +49,18 @@ class Cluster:
     # What users do.
 
     def put(self, key: str, value: str) -> None:
-        """By etcdctl. key: without the prefix."""
-        self.playground.etcdctl("put", ROOT + key, "--", value)
+        """By etcdctl, again where etcd had no leader. key: without the prefix."""
+
+        def done() -> bool:
+            try:
+                self.playground.etcdctl("put", ROOT + key, "--", value)
+            except AssertionError as error:
+                if any(said in str(error) for said in ("request timed out", "leader changed", "deadline exceeded")):
+                    return False
+                raise
+            return True
+
+        eventually(done, f"etcd takes {key}", 30)
 
     def delete(self, key: str) -> None:
         self.playground.etcdctl("del", ROOT + key)
@@ -134,6 +144,10 @@ class Cluster:
         kv = found[0]
         return Entry(_decoded(kv.get("value", "")), int(kv["create_revision"]), int(kv["mod_revision"]))
 
+    def revision(self) -> int:
+        """etcd's, now."""
+        return int(self.ask("kv/range", {"key": _encoded(ROOT)})["header"]["revision"])
+
     def record(self, key: str) -> dict[str, Any]:
         """Empty where there is none."""
         entry = self.entry(key)
@@ -205,7 +219,7 @@ class Cluster:
                 and present[name] not in fences
                 and name in beats
                 and beats[name]["incarnation"] == present[name]
-                and boottime() - beats[name]["clock"] < 1.5
+                and boottime() - beats[name]["clock"] < beats[name]["d_hard"] / 2
                 for name in self.playground.nodes
             )
 

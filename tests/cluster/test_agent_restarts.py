@@ -21,8 +21,8 @@ AGENT = str(Path(sys.executable).with_name("drover-agent"))
 
 @pytest.fixture(scope="module")
 def module_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Default timings: an agent that starts on a busy machine takes a second or two."""
-    with Playground(tmp_path_factory.mktemp("agents") / "pg", nodes=3, etcd=3, timings=None) as playground:
+    """Relaxed timings: on a busy machine an agent may take some seconds to start."""
+    with Playground(tmp_path_factory.mktemp("agents") / "pg", nodes=3, etcd=3, timings="relaxed") as playground:
         yield Cluster(playground)
 
 
@@ -34,7 +34,7 @@ def mount_of(data: Dataset) -> str:
 def restarted(cluster: Cluster, node: str, pid: int | None) -> None:
     """Until another process is the agent, and heartbeats move."""
     playground = cluster.playground
-    eventually(lambda: playground.service_pid(node) not in (None, pid), f"the agent of {node} runs again")
+    eventually(lambda: playground.service_pid(node) not in (None, pid), f"the agent of {node} runs again", 15)
     eventually(lambda: "goes on as" in cluster.log(node), f"the agent of {node} goes on", 30)
     counter = cluster.heartbeat(node)["counter"]
     eventually(lambda: cluster.heartbeat(node)["counter"] > counter, f"{node} is heard")
@@ -129,8 +129,7 @@ def test_an_agent_that_starts_without_etcd_waits_and_says_so_and_joins_when_etcd
     cluster.begin()
     eventually(lambda: "waiting for etcd" in cluster.log("node-c"), "it says that it waits", 15)
     playground.heal("node-c")
-    cluster.until_all_joined()
-    assert cluster.incarnation("node-c") != before
+    eventually(lambda: cluster.incarnation("node-c") not in ("", before), "it joins", 15)
     assert playground.service("node-c") == "running"
     data = cluster.dataset(on="node-c")
     assert data.node == "node-c"

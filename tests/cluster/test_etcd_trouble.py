@@ -111,14 +111,61 @@ def test_etcd_that_is_away_for_longer_stops_all_writers_which_come_back_by_thems
     assert cluster.entries("fences/") == fences
 
 
+@contextmanager
+def full(cluster: Cluster) -> Iterator[None]:
+    """etcd has raised its NOSPACE alarm, as one whose quota is used up does; then it is made room in, as its manual
+    says: compacted, defragmented, disarmed."""
+    member = cluster.ask("maintenance/status", {})["header"]["member_id"]
+    cluster.ask("maintenance/alarm", {"action": "ACTIVATE", "memberID": member, "alarm": "NOSPACE"})
+    try:
+        with pytest.raises(AssertionError, match="space exceeded"):
+            cluster.put("anything", "at all")
+        yield
+        cluster.playground.etcdctl("compact", str(cluster.revision()))
+        cluster.playground.etcdctl("defrag")
+    finally:
+        cluster.playground.etcdctl("alarm", "disarm")
+
+
+def test_an_etcd_that_is_full_for_less_than_the_deadline_stops_nothing(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a")
+    writer = cluster.writer(data)
+    before = incarnations(cluster)
+    with full(cluster):
+        eventually(lambda: cluster.silence("node-a") > 1.5, "heartbeats are refused")
+        writer.goes_on("node-a")
+    eventually(lambda: cluster.silence("node-a") < 1, "heartbeats are answered again", 10)
+    writer.goes_on("node-a")
+    writer.check()
+    assert len(writer.turns) == 1
+    assert (data.epoch, incarnations(cluster)) == (1, before)
+
+
+def test_an_etcd_that_stays_full_stops_every_owner_by_its_deadline_and_all_go_on_when_there_is_room(
+    cluster: Cluster,
+) -> None:
+    several = [cluster.dataset(on=node) for node in cluster.playground.nodes]
+    writers = [cluster.writer(data) for data in several]
+    before, fences = incarnations(cluster), cluster.entries("fences/")
+    with full(cluster):
+        for node in cluster.playground.nodes:
+            eventually(partial(stopped_all, cluster, node), f"the ladder has run on {node}", 10)
+        stopped = [writer.turns[-1] for writer in writers]
+    for data, writer, turn in zip(several, writers, stopped, strict=True):
+        assert writer.goes_on(turn.node, within=30).began > turn.done
+        writer.check()
+        assert data.active_on(turn.node) == turn.node
+        assert data.epoch == 1
+    assert (incarnations(cluster), cluster.entries("fences/")) == (before, fences)
+
+
 def test_an_agent_whose_watch_was_compacted_away_finds_out_what_it_missed(cluster: Cluster) -> None:
     data = cluster.dataset(on="node-a")
     writer = cluster.writer(data)
     playground = cluster.playground
     playground.freeze_agent("node-a")
     cluster.move(data, "node-b")
-    revision = int(cluster.ask("kv/range", {"key": "AA=="})["header"]["revision"])
-    playground.etcdctl("compact", str(revision))
+    playground.etcdctl("compact", str(cluster.revision()))
     # Its streams end, so that it has to ask for what is not there any more.
     for member in playground.members:
         playground.kill_agent(member)

@@ -102,6 +102,20 @@ def test_a_spec_that_a_workload_still_needs_is_not_let_go_and_status_says_which_
     assert data.image.exists()
 
 
+def test_a_workload_whose_spec_is_deleted_while_it_starts_does_not_stay_behind(cluster: Cluster) -> None:
+    several = [cluster.dataset(on="node-a") for _ in range(6)]
+    for data in several:
+        name = cluster.name("short")
+        cluster.put(f"workloads/{name}", f'{{"command": ["sleep", "1000"], "datasets": ["{data.name}"]}}')
+        cluster.delete(f"workloads/{name}")
+        cluster.delete(f"datasets/{data.name}")
+
+    def released() -> bool:
+        return all(data.owner["state"] == "released" for data in several)
+
+    eventually(released, "all are released")
+
+
 @pytest.mark.parametrize("reclaim", ["retain", "delete"])
 def test_a_name_used_again_is_a_new_dataset_and_the_old_data_goes_where_its_spec_said(
     cluster: Cluster, reclaim: str

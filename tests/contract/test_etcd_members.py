@@ -6,10 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
+from typing import cast
 
+import grpc
+import grpc.aio
 import pytest
 
 from drover.coordinator.etcd import Etcd
+from drover.coordinator.etcd_rpc import Member, parse_endpoint
 from drover.coordinator.keys import range_end
 from drover.coordinator.store import Changes, LeaseGone, NoSpace, StoreError, Unanswered, Unavailable, WatchBroken
 from drover.coordinator.txn import Put, Txn, TxnResult, absent
@@ -129,13 +133,14 @@ async def test_an_unanswered_transaction_commits_after_a_linearizable_read_did_n
     async with Wire(slow.address) as wire, Etcd([wire.endpoint]) as cut_off, Etcd([fast.endpoint]) as reader:
         await cut_off.get(etcd_prefix)
         wire.hold()
-        unanswered = asyncio.create_task(cut_off.txn(Txn((absent(etcd_prefix),), (Put(etcd_prefix, b"late"),)), 0.5))
-        async with asyncio.timeout(0.4):
-            await wire.held.wait()
+        unanswered = asyncio.create_task(cut_off.txn(Txn((absent(etcd_prefix),), (Put(etcd_prefix, b"late"),)), 1.0))
+        await asyncio.wait({unanswered}, timeout=0.4)
+        request = wire.held()
+        assert request > 0
         with pytest.raises(Unanswered):
             await unanswered
         assert await reader.get(etcd_prefix) is None
-        wire.let_go_first()
+        wire.let_go(request)
         assert await appears(reader, etcd_prefix) == b"late"
 
 
@@ -334,3 +339,30 @@ async def test_a_bad_endpoint_is_named(endpoint: str) -> None:
 async def test_an_endpoint_may_be_written_in_several_ways(endpoint: str, address: str) -> None:
     async with Etcd([endpoint]) as store:
         assert store.endpoints == (address,)
+
+
+class Hasty:
+    """Stands in for a channel that becomes ready right after it was first looked at."""
+
+    def __init__(self) -> None:
+        self._states = iter([grpc.ChannelConnectivity.CONNECTING])
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return next(self._states, grpc.ChannelConnectivity.READY)
+
+    async def wait_for_state_change(self, seen: grpc.ChannelConnectivity) -> None:
+        if self.get_state() is seen:
+            await asyncio.get_running_loop().create_future()
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+async def test_a_connection_that_stands_at_once_is_not_waited_for() -> None:
+    member = Member(parse_endpoint("127.0.0.1:1"), None)
+    await member.channel.close()
+    member.channel = cast(grpc.aio.Channel, Hasty())
+    started = time.monotonic()
+    assert await member.connect(2.0)
+    assert time.monotonic() - started < 1.0
+    await member.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -41,28 +42,31 @@ def main() -> int:
         for directory in left_behind(Path(tempfile.gettempdir())):
             title("An earlier demo was killed: ending what it left")
             Stage(directory).down()
-        _perform(Stage.new(), arguments.keep)
-    except DemoFailed as failure:
-        for one in (failure.__context__, failure):  # cleaning up may have failed, too
-            if isinstance(one, DemoFailed):
-                say(f"expected: {one.expected}")
-                say(f"seen:     {one.seen}")
-        bad("demo: FAILED")
-        return 1
+        succeeded = _perform(Stage.new(), arguments.keep)
+    except DemoFailed as failure:  # of cleaning up
+        _explain(failure)
+        succeeded = False
     except Stopped as stopped:
         bad(f"demo: {stopped}")
         return stopped.status
-    good("demo: OK")
-    return 0
+    if succeeded:
+        if not arguments.keep:
+            say("To go on playing in such a cluster: .venv/bin/python -m tools.demo --keep")
+        good("demo: OK")
+        return 0
+    bad("demo: FAILED")
+    return 1
 
 
-def _perform(stage: Stage, keep: bool) -> None:
-    """Raises DemoFailed; whatever it raises, nothing is left but what `keep` asks for."""
+def _perform(stage: Stage, keep: bool) -> bool:
+    """Whether all was as promised; a failure has been explained. However it ends, nothing is left but what `keep` asks
+    for. Raises DemoFailed where cleaning up failed."""
     try:
         story.tell(stage)
-    except DemoFailed:
+    except DemoFailed as failure:
+        _explain(failure)
         _look_back(stage)
-        raise
+        return False
     except BaseException:
         keep = False  # it was stopped: there may be no whole playground yet
         raise
@@ -73,10 +77,19 @@ def _perform(stage: Stage, keep: bool) -> None:
         else:
             title("Leaving this computer as it was")
             stage.down()
+    return True
+
+
+def _explain(failure: DemoFailed) -> None:
+    title("This is not as it should be")
+    say(f"Expected: {failure.expected}.")
+    say(f"Seen: {failure.seen}")
 
 
 def _look_back(stage: Stage) -> None:
-    """What may explain a failure."""
+    """Shows what may explain a failure."""
+    with suppress(DemoFailed):  # where etcd is what failed
+        shown(stage.show("drover", "show", story.DATASET))
     for log in stage.logs():
         title(f"The end of {log}")
         shown("\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:]) or "(nothing)")
@@ -86,13 +99,15 @@ def _hand_over(stage: Stage) -> None:
     stage.keep()
     title("The playground stays up (--keep)")
     say("The database waits for its client, which ends with this demo. All else is yours:")
-    say(f"  export PATH={Path(sys.executable).parent}:$PATH")
-    say(f'  eval "$(drover playground env {stage.directory})"')
-    say("  etcdctl put /drover/desired/notes node-b     # or: drover move notes node-b --wait")
-    say("  drover ls; drover show notes; drover nodes")
-    say(f"  drover playground --help                     # kill, start, freeze, partition, exec, ... {stage.directory}")
+    shown(
+        f"""export PATH={Path(sys.executable).parent}:$PATH
+eval "$(drover playground env {stage.directory})"
+etcdctl put /drover/desired/{story.DATASET} node-b    # or: drover move {story.DATASET} node-b --wait
+drover ls                                   # or: drover show {story.DATASET}; drover nodes
+drover playground --help                    # its verbs: kill, start, freeze, partition, exec, ..."""
+    )
     say("When you are done:")
-    say(f"  drover playground down --delete {stage.directory}")
+    shown(f"drover playground down --delete {stage.directory}")
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

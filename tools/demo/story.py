@@ -85,7 +85,7 @@ def _move(stage: Stage, client: Client) -> None:
             raise DemoFailed(f"the status of {DATASET} has a cutover_ms after a move", status.encode().decode())
         say(
             f"{node} has it, in epoch {status.epoch}. The client waited {length(silent)}: for {status.cutover_ms} ms "
-            "(cutover_ms) the dataset was mounted nowhere, the rest is the database, which ended and started."
+            "(cutover_ms) the dataset was mounted nowhere, the rest went into ending and starting the database."
         )
         _wait_for_notes(client, node, since=before, count=ENOUGH)
 
@@ -120,7 +120,8 @@ def _come_back(stage: Stage, client: Client, heir: str) -> None:
         raise DemoFailed(f"{DATASET} stays on {heir}", f"it went to {tenure.node}: {tenure.because}")
     say(
         f"{DOOMED} has been back for {BACK_FOR} heartbeats, and desired still names it. Nothing moved: that wish was "
-        f"answered before the power cut, and only a new one moves {DATASET}. {heir} has it, in epoch {tenure.epoch}."
+        f"answered before the power cut. {heir} has the dataset, in epoch {tenure.epoch}, until somebody moves it: "
+        f"drover move {DATASET} {DOOMED}"
     )
     _wait_for_notes(client, heir, since=len(client.acks()))
 
@@ -175,7 +176,7 @@ def _epochs(stage: Stage) -> list[Epoch]:
 
 def _wait_for_notes(client: Client, node: str, since: int, count: int = 1) -> None:
     if not client.heard([node], since, _PATIENCE, count):
-        raise DemoFailed(f"{node} acknowledges {count} notes within {_PATIENCE:g} s", _last_word(client))
+        raise DemoFailed(f"{node} acknowledges notes ({count} within {_PATIENCE:g} s)", _last_word(client))
 
 
 def _last_word(client: Client) -> str:

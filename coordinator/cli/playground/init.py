@@ -6,6 +6,7 @@ the reason on standard error. PID 1 keeps one service running, as systemd does w
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,7 +16,6 @@ import subprocess
 import sys
 import time
 import traceback
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -118,8 +118,11 @@ def _furnish(boot: Boot) -> None:
             Path(needed).is_relative_to(target) for needed in (*boot.service[:1], boot.log, sys.executable)
         )
         if foreign or target.startswith("/run/netns/"):
-            with suppress(FileNotFoundError):  # another playground has ended meanwhile
+            try:
                 syscalls.unmount(Path(target), syscalls.MNT_DETACH)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EINVAL):  # whose it was has removed it meanwhile
+                    raise
     syscalls.mount("proc", Path("/proc"), "proc")
     for directory in (Path("/run"), Path("/srv")):
         syscalls.mount("tmpfs", directory, "tmpfs", data="mode=755")
