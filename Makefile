@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test unit lint proto clean
+.PHONY: setup demo test unit lint proto bench-move bench-failover clean
 
 setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
@@ -18,4 +18,6 @@ lint: setup
 	$(BIN)/mypy -p drover -p tests -p bench -p tools
 	$(BIN)/lint-imports --no-cache
 proto: setup ; tools/proto
+bench-move: setup ; $(BIN)/python -m bench.move
+bench-failover: setup ; $(BIN)/python -m bench.failover
 clean: ; rm -rf .venv .cache

@@ -89,12 +89,12 @@ class Agent:
             await stack.enter_async_context(http.serving(self._sight, self._telemetry, settings.listen.http))
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._examine_backends())
-                group.create_task(self._live(store))
+                group.create_task(self._live(store, helpers))
 
     def gate(self) -> Deadline | None:
         return self._member.gate() if self._member else None
 
-    async def _live(self, store: Store) -> None:
+    async def _live(self, store: Store, helpers: HelperPool) -> None:
         while True:
             joining = Joining(
                 store,
@@ -115,7 +115,7 @@ class Agent:
                 compacts=self._settings.compact == "auto",
             )
             try:
-                await self._live_once(member)
+                await self._live_once(member, helpers)
             except* Lost as group:
                 await self._after(first(group))
 
@@ -132,13 +132,23 @@ class Agent:
                 f"{lost.ended.detail}. Everything here was stopped. Give one of the two another name"
             ) from None
 
-    async def _live_once(self, member: Member) -> None:
+    async def _live_once(self, member: Member, helpers: HelperPool) -> None:
         self._member = member
         self._closed.clear()
         reporter = Reporter(member, self._told)
         local = Local(self._backends, lambda name: workers.wake(name))
-        execute = Executor(member, self._backends, self._runtimes, local, self._settings.mount_root, self._telemetry)
-        shared = Shared(member, execute, reporter, frozenset(self._settings.workloads.allow))
+        allowed = frozenset(self._settings.workloads.allow)
+        execute = Executor(
+            member,
+            self._backends,
+            self._runtimes,
+            local,
+            self._settings.mount_root,
+            self._telemetry,
+            helpers.prepare,
+            allowed,
+        )
+        shared = Shared(member, execute, reporter, allowed)
         workers = self._workers = Workers(shared)
         janitor = Janitor(member.view, self._runtimes)
 

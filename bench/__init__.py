@@ -1,0 +1,1 @@
+"""Measurements: each writes bench/results/NAME.json, and bench/README.md has the table."""

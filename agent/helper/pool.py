@@ -24,6 +24,10 @@ log = logging.getLogger("drover.helper")
 KILL_TIMEOUT = 5.0
 """Seconds that a killed helper may take to be gone: longer means that it hangs in the kernel."""
 
+PATIENCE = 0.15
+"""Seconds that a job waits for a helper that is at work before another one is started, which takes as long and keeps a
+processor busy: jobs are mostly shorter than that, and one that hangs must hold up no other."""
+
 PRELOADED = ("drover.agent.storage.loopback_io",)
 
 
@@ -51,6 +55,7 @@ class HelperPool:
         self._places = asyncio.Semaphore(most)
         self._left_over = left_over
         self._idle: deque[Child] = deque()
+        self._waiting: deque[asyncio.Future[Child]] = deque()
         self._prepared: dict[str, Child] = {}
         self._busy: set[Child] = set()
         self._all: set[Child] = set()
@@ -98,10 +103,12 @@ class HelperPool:
 
     async def prepare(self, dataset: str) -> None:
         """Send a helper into the dataset's cgroup already, which can take 8 ms: the dataset's next job finds it there.
-        It stays until then, or until `unprepare`. Once is enough."""
-        if dataset in self._prepared:
+        It stays until then, or until `unprepare`. Nothing where others need the helpers more, or the gate is closed."""
+        if dataset in self._prepared or self._gate() is None or len(self._idle) < 2:
             return
-        child = await self._take(dataset)
+        child = self._next_idle()
+        if child is None or not await _ready(child):
+            return
         child.send({"prepare": _cgroup(dataset)})
         if not await _ready(child):
             return
@@ -157,8 +164,8 @@ class HelperPool:
         return answer["result"]
 
     async def _take(self, dataset: str) -> Child:
-        """A helper that is ready: the prepared one, an idle one, else a new one."""
-        child = self._prepared.pop(dataset, None) or self._next_idle()
+        """A helper that is ready: the prepared one, an idle one, one that comes back soon, else a new one."""
+        child = self._prepared.pop(dataset, None) or self._next_idle() or await self._next_back()
         while child is not None:
             if await _ready(child):
                 return child
@@ -172,7 +179,31 @@ class HelperPool:
         self._wake.set()
         return self._idle.popleft() if self._idle else None
 
+    async def _next_back(self) -> Child | None:
+        """The next helper that has finished its job; None: none did for a while."""
+        if not self._busy and not self._prepared:
+            return None
+        back: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
+        self._waiting.append(back)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.wait([back])
+        except TimeoutError:
+            return back.result() if back.done() else None
+        except asyncio.CancelledError:
+            if back.done():
+                self._rest(back.result())
+            raise
+        finally:
+            if back in self._waiting:
+                self._waiting.remove(back)
+        return back.result()
+
     def _rest(self, child: Child) -> None:
+        while self._waiting:
+            if not (back := self._waiting.popleft()).done():
+                back.set_result(child)
+                return
         if len(self._idle) < 2 * self._size:
             self._idle.append(child)
         else:
@@ -186,8 +217,8 @@ class HelperPool:
         return child
 
     async def _keep(self) -> None:
-        """At least `size` helpers, of which one is idle. Not more: starting one takes 0.2 s of CPU time, which would
-        come just when another begins its job."""
+        """At least `size` helpers. Not more: starting one takes 0.2 s of CPU time, which would come just when another
+        begins its job."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -195,7 +226,7 @@ class HelperPool:
             self._idle = deque(child for child in self._idle if not child.gone.is_set())
             self._prepared = {dataset: child for dataset, child in self._prepared.items() if not child.gone.is_set()}
             try:
-                while not self._idle or len(self._idle) + len(self._busy) + len(self._prepared) < self._size:
+                while len(self._idle) + len(self._busy) + len(self._prepared) < self._size:
                     self._idle.append(await self._start())
             except OSError as error:
                 log.warning("no helper can be started: %s; trying again", error)
