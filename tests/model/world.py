@@ -7,7 +7,6 @@ After every event the promises are checked; `Breach` says which one was broken, 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +68,6 @@ class World:
         for name in self.datasets:
             self.declare(name)
             self.wish(name)
-        logging.getLogger("drover").setLevel(logging.CRITICAL)
 
     def put(self, key: str, value: bytes) -> None:
         self.etcd.apply(Txn((), (Put(key, value),)))

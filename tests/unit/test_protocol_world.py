@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,12 @@ SECONDS, CALM = 90.0, 40.0
 """Virtual ones: with trouble, and without any at the end."""
 
 Story = Callable[[World], None]
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Trouble is what these runs are made of."""
+    caplog.set_level(logging.CRITICAL, "drover")
 
 
 @pytest.fixture(scope="module")
