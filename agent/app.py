@@ -20,10 +20,11 @@ from drover.agent.execute import Executor
 from drover.agent.helper.pool import HelperPool
 from drover.agent.janitor import Janitor
 from drover.agent.local import Local
-from drover.agent.machine import boot_id, machine_id
+from drover.agent.machine import boot_id
+from drover.agent.preparer import Preparer
 from drover.agent.reporter import Reporter
 from drover.agent.sight import Sight
-from drover.agent.storage.base import Backend, Runner
+from drover.agent.storage.base import Backend, Factory, Runner
 from drover.agent.telemetry import Telemetry
 from drover.agent.worker import Shared
 from drover.agent.workers import Workers
@@ -36,7 +37,7 @@ from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.member import Lost, Member
 from drover.coordinator.protocol.clock import Deadline
 from drover.coordinator.protocol.session import Loss
-from drover.coordinator.records import Evidence, NodeRecord, Status, timestamp
+from drover.coordinator.records import NodeRecord, Status, timestamp
 from drover.coordinator.store import Store
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Agent:
         self._sight = Sight(settings.node)
         self._member: Member | None = None
         self._workers: Workers | None = None
+        self._helpers: HelperPool | None = None
         self._closed = asyncio.Event()
         self._laddering = asyncio.Lock()
         self._backends: Mapping[str, Backend] = {}
@@ -81,6 +83,7 @@ class Agent:
             self._cgroups.make("agent")
             self._cgroups.enter("agent")
             helpers = await stack.enter_async_context(HelperPool(self._cgroups, self.gate, left_over=True))
+            self._helpers = helpers
             self._backends = self._make_backends(helpers)
             self._runtimes = self._make_runtimes(stack)
             stack.callback(self._telemetry.close)
@@ -125,7 +128,6 @@ class Agent:
         self._sight.ring()
         while await self._left_over():
             await asyncio.sleep(_AGAIN)
-        assert isinstance(lost, Lost)
         self._telemetry.session_lost(lost.ended.loss)
         if lost.ended.loss is Loss.STRANGER:
             raise Refused(
@@ -145,12 +147,12 @@ class Agent:
             local,
             self._settings.mount_root,
             self._telemetry,
-            helpers.prepare,
-            allowed,
+            helpers,
         )
         shared = Shared(member, execute, reporter, allowed)
         workers = self._workers = Workers(shared)
         janitor = Janitor(member.view, self._runtimes)
+        preparer = Preparer(member.view, member.node, self._runtimes, allowed)
 
         def changed(workload: str) -> None:
             workers.wake_workload(workload)
@@ -167,6 +169,7 @@ class Agent:
             group.create_task(local.run())
             group.create_task(workers.run())
             group.create_task(janitor.run())
+            group.create_task(preparer.run())
 
     @staticmethod
     async def _picture(member: Member) -> None:
@@ -200,6 +203,8 @@ class Agent:
     # Listener of the member.
 
     def gate_closed(self, reason: str) -> None:
+        if self._helpers is not None:
+            self._helpers.abort()  # their requests may carry a deadline that lies ahead
         self._closed.set()
         self._telemetry.session_lost("deadline")
         self._sight.ring()
@@ -212,9 +217,6 @@ class Agent:
     def heartbeat(self, outcome: str, seconds: float) -> None:
         self._telemetry.heartbeat("ok" if outcome == "answered" else "failed", seconds)
 
-    def fenced(self, node: str, evidence: Evidence) -> None:
-        log.warning("node %s was declared dead by this node (%s)", node, evidence)
-
     def _told(self, status: Status, before: Status | None) -> None:
         if status.warning and (before is None or before.warning != status.warning):
             kinds = {"spec": Kind.DATASETS, "workload": Kind.WORKLOADS}
@@ -225,13 +227,13 @@ class Agent:
 
     def _applicant(self) -> Applicant:
         settings = self._settings
-        return Applicant(settings.node, machine_id(settings), boot_id(), settings.timings, self._describe())
+        return Applicant(settings.node, settings.machine_id, boot_id(), settings.timings, self._describe())
 
     def _describe(self) -> NodeRecord:
         settings = self._settings
         return NodeRecord(
             incarnation="",
-            machine=machine_id(settings),
+            machine=settings.machine_id,
             boot=boot_id(),
             lease=0,
             address=settings.address,
@@ -248,7 +250,8 @@ class Agent:
             try:
                 if name not in installed:
                     raise ValueError(f"there is no back end {name!r}; installed are {', '.join(sorted(installed))}")
-                backends[name] = installed[name].load()(table, self._settings.node, runner)
+                factory: Factory = installed[name].load()
+                backends[name] = factory(table, self._settings.node, runner)
             except ValueError as wrong:
                 raise self._settings.backend_error(name, wrong) from None
         return backends

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from drover.agent.helper.pool import HelperPool
 from drover.agent.local import Local, volume_of
 from drover.agent.steps import (
     Activate,
@@ -54,10 +54,7 @@ class Executor:
     local: Local
     mount_root: Path
     telemetry: Telemetry
-    prepare: Callable[[str], Awaitable[None]]
-    """Sends a helper into a dataset's cgroup, so that its next job does not wait for that."""
-    allowed: frozenset[str] = frozenset()
-    """Kinds of workloads that this node's settings allow."""
+    helpers: HelperPool
     cutovers: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By dataset: an epoch, and the milliseconds of the move that began it."""
     _down: dict[str, float] = field(default_factory=dict)
@@ -98,7 +95,7 @@ class Executor:
             case StopWorkload(name):
                 await self._stop(name)
             case Unpublish(name):
-                await self.prepare(name)
+                await self.helpers.prepare(name)
                 self._down.setdefault(name, time.time())
                 backend, volume = self._at(unit[name])
                 await backend.unpublish(volume)
@@ -131,14 +128,9 @@ class Executor:
         wrong = await (backend.reach(volume) if d.tenure and d.tenure.born else backend.health())
         if wrong is not None:
             raise Unreachable(wrong)
-        await asyncio.gather(self.member.activate(d), self.prepare(d.name), self._prepare_workloads(d.name))
-
-    async def _prepare_workloads(self, dataset: str) -> None:
-        """What their start takes before the data is here. One that cannot be prepared says why when it is started."""
-        for name, spec in self.member.view.cluster.workloads.items():
-            if dataset in spec.datasets and spec.kind in self.allowed and spec.kind in self.runtimes:
-                with suppress(WorkloadError):
-                    await self.runtimes[spec.kind].prepare(name, spec)
+        activated, _ = await asyncio.gather(self.member.activate(d), self.helpers.prepare(d.name))
+        if not activated:
+            self.helpers.unprepare(d.name)
 
     async def _refuse(self, datasets: list[Dataset], to: str | None, because: str) -> None:
         log.error("%s: %s", ", ".join(d.name for d in datasets), because)

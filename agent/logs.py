@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 
-_QUIET = ("asyncio", "grpc", "opentelemetry", "pyroute2", "urllib3")
+_QUIET = ("asyncio", "grpc", "opentelemetry", "urllib3")
 """Libraries whose warnings matter and whose chatter does not."""
 
 

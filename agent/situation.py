@@ -51,7 +51,6 @@ class Situation:
     unit: tuple[Dataset, ...]
     cluster: Cluster
     here: Mapping[str, Here]
-    paths: Mapping[str, str]
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
     allowed: frozenset[str] = frozenset()

@@ -112,7 +112,6 @@ class Worker:
             unit=unit,
             cluster=cluster,
             here=here,
-            paths={d.name: str(shared.execute.path(d.name)) for d in unit},
             conditions=conditions,
             failures=self._failures,
             allowed=shared.allowed,

@@ -11,10 +11,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
-from bench.cluster import active, cluster, declare, record, until
+from bench.cluster import active, cluster, declare, record
 from bench.measure import result, write
 from drover.coordinator.cli.playground.machine import power_cut
-from tests.playground import Playground
+from tests.playground import Playground, eventually
 
 RUNS = 10
 
@@ -45,8 +45,8 @@ def failover(playground: Playground, name: str, with_leader: bool) -> float:
     assert boot_now - (now - mounted) > last["clock"] + last["d_hard"], "taken over before the dead node's D_hard"
     for victim in victims:
         playground.start(victim)
-    until(lambda: bool(record(playground, f"nodes/{node}")), f"{node} is back", 30)
-    until(lambda: _healthy(playground), "all etcd members answer", 30)
+    eventually(lambda: bool(record(playground, f"nodes/{node}")), f"{node} is back", 30)
+    eventually(lambda: _healthy(playground), "all etcd members answer", 30)
     return mounted - cut
 
 

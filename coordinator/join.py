@@ -29,7 +29,7 @@ from drover.coordinator.records import (
     Timings,
     required_wait,
 )
-from drover.coordinator.store import LeaseGone, NoSpace, Store, StoreError, Unanswered, Unavailable
+from drover.coordinator.store import LeaseGone, NoSpace, Store, Unanswered, Unavailable
 from drover.coordinator.txn import Compare, Entry, ModRevision, Put, Txn, absent, unchanged
 
 log = logging.getLogger(__name__)
@@ -302,6 +302,3 @@ def _heartbeat(entry: Entry | None) -> Heartbeat | None:
         return Heartbeat.decode(entry.value)
     except InvalidRecord as error:
         raise Refused(f"{entry.key} is not a heartbeat ({error}); delete it once its node is known to be off") from None
-
-
-__all__ = ["Applicant", "Joined", "Joining", "NotOurCluster", "Refused", "Saved", "StoreError"]

@@ -25,7 +25,6 @@ from drover.coordinator.protocol.clock import Deadline
 from drover.coordinator.protocol.placement import Claim, Dataset
 from drover.coordinator.protocol.session import CloseGate, Ended, Live, OpenGate, Send
 from drover.coordinator.records import (
-    Evidence,
     Heartbeat,
     Holder,
     InvalidRecord,
@@ -67,7 +66,6 @@ class Listener(Protocol):
     def gate_closed(self, reason: str) -> None: ...
     def gate_opened(self) -> None: ...
     def heartbeat(self, outcome: str, seconds: float) -> None: ...
-    def fenced(self, node: str, evidence: Evidence) -> None: ...
 
 
 class Member:
@@ -94,7 +92,7 @@ class Member:
         self.life = 0
         """etcd's revision when the first heartbeat of this life of the agent was answered; 0 before. What an earlier
         life sent compares revisions up to this one: a tenure that has not moved since is touched before all else."""
-        self._observers = Observers(self, listener.fenced)
+        self._observers = Observers(self)
         self._housekeeping = Housekeeping(self, compacts)
 
     @property

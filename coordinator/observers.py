@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from drover.coordinator.keys import Kind
 from drover.coordinator.mirror import Mirror
 from drover.coordinator.protocol import observer, ownership
 from drover.coordinator.protocol.observer import Watched
-from drover.coordinator.records import Evidence, Heartbeat, InvalidRecord, timestamp
+from drover.coordinator.records import Heartbeat, InvalidRecord, timestamp
 from drover.coordinator.store import StoreError
 
 if TYPE_CHECKING:
@@ -27,10 +26,10 @@ _LOOK = 5.0
 
 
 class Observers:
-    """All the watching of one node. fenced: told of each fence that this node wrote."""
+    """All the watching of one node."""
 
-    def __init__(self, member: Member, fenced: Callable[[str, Evidence], None]) -> None:
-        self._member, self._fenced = member, fenced
+    def __init__(self, member: Member) -> None:
+        self._member = member
         self._watches: dict[str, _Watch] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -60,15 +59,15 @@ class Observers:
             if node in self._watches:
                 self._watches[node].incarnation = incarnation
             else:
-                self._watches[node] = watch = _Watch(member, node, incarnation, self._fenced)
+                self._watches[node] = watch = _Watch(member, node, incarnation)
                 self._tasks[node] = group.create_task(watch.run())
 
 
 class _Watch:
     """incarnation: the one that a missing heartbeat would stand for, as the newest picture has it."""
 
-    def __init__(self, member: Member, node: str, incarnation: str, fenced: Callable[[str, Evidence], None]) -> None:
-        self._member, self._node, self.incarnation, self._fenced = member, node, incarnation, fenced
+    def __init__(self, member: Member, node: str, incarnation: str) -> None:
+        self._member, self._node, self.incarnation = member, node, incarnation
         self._key = member.keys.heartbeat(node)
         self._mirror = Mirror(member.store, self._key, self._key + "\0", lambda _: self._look())
         self._watched: Watched | None = None
@@ -132,7 +131,6 @@ class _Watch:
             txn = ownership.fence(member.seat(), self._node, watched.heartbeat, watched.revision, record)
             if (await member.store.txn(txn)).succeeded:
                 log.warning("fenced %s: %s", watched.heartbeat.incarnation, record.detail)
-                self._fenced(self._node, record.evidence)
         except StoreError as error:
             log.debug("watching %s: %s", self._node, error)
         return _AGAIN

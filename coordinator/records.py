@@ -7,10 +7,8 @@ may have added.
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from enum import StrEnum
-from fractions import Fraction
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -25,6 +23,7 @@ from pydantic import (
 )
 
 from drover.coordinator.keys import name_error
+from drover.coordinator.sizes import parse_size
 
 FORMAT = 1
 """Version of the stored format, kept in the `cluster` record."""
@@ -32,46 +31,9 @@ FORMAT = 1
 MAX_D_HARD = 120.0
 """The largest d_hard that any node may use: what is waited for where the real one is not known. Seconds."""
 
-_UNITS = {"": 1, "B": 1} | {
-    prefix + suffix: base**power
-    for power, prefix in enumerate("KMGTP", start=1)
-    for suffix, base in (("iB", 1024), ("B", 1000), ("i", 1024), ("", 1024))
-}
-_SIZE = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)\s*")
-
 
 class InvalidRecord(ValueError):
     """A stored value is not what its key promises; the text is one line, fit for a user."""
-
-
-def parse_size(value: object) -> int:
-    """Bytes from `10GiB`, `500 MB`, `10G` (binary, as in most tools) or a number of bytes.
-
-    Raises ValueError with what is allowed.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("size must be text like '10GiB' or a number of bytes")
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value)
-        units = {unit.lower(): factor for unit, factor in _UNITS.items()}
-        if not match or match[2].lower() not in units:
-            raise ValueError(f"size {value!r} is not a size; write it like '10GiB', '500MB' or a number of bytes")
-        value = int(Fraction(match[1]) * units[match[2].lower()])
-    if value <= 0:
-        raise ValueError(f"size must be more than 0, not {value}")
-    if value >= 2**63:
-        raise ValueError("size is larger than any file system can be")
-    return value
-
-
-def format_size(size: int) -> str:
-    """Bytes as people write them: `10 GiB`, `1.5 GiB`, `512 B`; two significant decimals at most."""
-    value, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        if value < 1024:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.1f}".removesuffix(".0") + f" {unit}"
 
 
 Size = Annotated[int, BeforeValidator(parse_size)]

@@ -51,9 +51,11 @@ def newer(token: Token) -> Token:
 
 
 async def insist(verb: Callable[[], Awaitable[Any]]) -> None:
-    """Once with a helper that may be killed half-way, then again."""
-    with suppress(HelperDied):
-        await verb()
+    """Once with a helper that may be killed half-way, then again. The kill may also come when that one has answered
+    already, and meet it in the next job."""
+    for _ in range(2):
+        with suppress(HelperDied):
+            await verb()
     await verb()
 
 
@@ -217,7 +219,7 @@ class Contract:
     async def test_shrinking_is_refused_and_says_what_the_data_needs(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
-        with pytest.raises(StorageError, match=r"cannot shrink .* the data needs [\d,]+ MiB"):
+        with pytest.raises(StorageError, match=r"cannot shrink .* the data needs [\d.]+ \w+"):
             await nodes.a.backend.grow(replace(volume, size=nodes.traits.size // 2))
 
     @pytest.mark.parametrize("moment", MOMENTS)

@@ -29,8 +29,8 @@ from drover.agent.storage.base import (
     Usage,
     Volume,
 )
-from drover.agent.storage.loopback_io import Place
-from drover.coordinator.records import format_size
+from drover.agent.storage.loopback_place import Place
+from drover.coordinator.sizes import format_size
 
 log = logging.getLogger("drover.storage")
 

@@ -11,60 +11,43 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from drover.agent.storage import filesystems, loopdev, mounts, sidecar
-from drover.agent.storage.base import Busy, Foreign, NoRoom, NotBlank, NotFound, StorageError, Token, check_token
+from drover.agent.storage.base import Busy, NoRoom, NotBlank, NotFound, StorageError, Token, check_token
+from drover.agent.storage.loopback_place import Place, check_room, missing, opened_image, room, rounded, unknown
 from drover.agent.storage.loopdev import Loop
 from drover.agent.storage.mounts import Mount
 from drover.agent.storage.sidecar import Sidecar
+from drover.coordinator.sizes import format_size
 
 PATIENCE = 0.5
 """Seconds that something which is busy may take to become free: a process that was just killed still closes files."""
 
-_BLOCK = 4096
 _MOUNT_FLAGS = mounts.MS_NOATIME | mounts.MS_NODEV | mounts.MS_NOSUID
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a volume is. directory: as this node sees it, without symbolic links: by it the kernel names the node that
-    has attached an image."""
-
-    directory: str
-    dataset: str
-    uid: str
-
-    @property
-    def image(self) -> str:
-        return os.path.join(self.directory, f"{self.uid}.img")
-
-    @property
-    def sidecar(self) -> str:
-        return os.path.join(self.directory, f"{self.uid}.json")
 
 
 def create(place: Mapping[str, str], size: int, fs: str, token: Mapping[str, Any], node: str) -> None:
     """See `Backend.create`."""
     at, mine = Place(**place), Token(**token)
-    size = _rounded(size)
-    with _room(at, size):
+    size = rounded(size)
+    with room(at, size):
         found = Sidecar.read(at.sidecar)
         if found is not None:
             check_token(found.token, mine)
             if found.formatted:
                 if not os.path.exists(at.image):
-                    raise _missing(at)
+                    raise missing(at)
                 return
         elif _holds_something(at.image):
             raise NotBlank(
                 f"{at.image} is there, holds something and has no record of whose it is ({at.sidecar}): it was left "
                 "alone; move it away, or put its record back"
             )
-        _check_room(at, size)
+        check_room(at, size)
         record = Sidecar(at.dataset, at.uid, size, fs, mine.cluster, mine.epoch, mine.incarnation, node, False)
         try:
             record.write(at.sidecar)
@@ -80,7 +63,7 @@ def publish(
 ) -> dict[str, Any]:
     """See `Backend.publish`. Returns device, path, size (bytes) and direct_io as granted."""
     at, mine = Place(**place), Token(**token)
-    with _room(at), _opened_image(at) as image:
+    with room(at), opened_image(at) as image:
         loop = _attached(at, image)
         others = loopdev.backed_by(image)
         if loop is None and not (others and all(map(loopdev.is_cut, others))):  # what was cut off keeps its lock
@@ -119,7 +102,7 @@ def sever(place: Mapping[str, str], token: Mapping[str, Any]) -> None:
     if record is None or not os.path.exists(at.image):
         return
     check_token(record.token, mine)
-    with _opened_image(at) as image:
+    with opened_image(at) as image:
         for loop in loopdev.backed_by(image):
             if loop.image != at.image:
                 loopdev.cut_off(loop)
@@ -129,9 +112,9 @@ def sever(place: Mapping[str, str], token: Mapping[str, Any]) -> None:
 def grow(place: Mapping[str, str], size: int) -> None:
     """See `Backend.grow`."""
     at = Place(**place)
-    size = _rounded(size)
+    size = rounded(size)
     record = _record(at)
-    with _opened_image(at) as image:
+    with opened_image(at) as image:
         loop = _attached(at, image)
         where = mounts.of_device(loop.number()) if loop else []
         if loop is None or not where:
@@ -139,13 +122,13 @@ def grow(place: Mapping[str, str], size: int) -> None:
         have = os.fstat(image).st_size
         if size < have:
             used = _used(where[0].path)
+            now, wanted = format_size(have), format_size(size)
             raise StorageError(
-                f"{at.dataset} has {_text(have)} and cannot shrink to {_text(size)}: {record.fs} does not do it under "
-                f"a mount, and the data needs {_text(used)} of it; set the size back to {_text(have)}, or make a new "
-                "dataset and copy"
+                f"{at.dataset} has {now} and cannot shrink to {wanted}: {record.fs} does not do it under a mount, and "
+                f"the data needs {format_size(used)} of it; set the size back to {now}, or make a new dataset and copy"
             )
-        with _room(at, size):
-            _check_room(at, size - have)
+        with room(at, size):
+            check_room(at, size - have)
             os.ftruncate(image, size)
             os.fsync(image)
             loopdev.set_capacity(loop)
@@ -154,7 +137,7 @@ def grow(place: Mapping[str, str], size: int) -> None:
             except filesystems.NotOnline as error:
                 raise StorageError(
                     f"{at.dataset} cannot grow while it is mounted on this machine ({error}); it will grow to "
-                    f"{_text(size)} when it is published the next time: move it, or stop and start it"
+                    f"{format_size(size)} when it is published the next time: move it, or stop and start it"
                 ) from error
             replace(record, size=size).write(at.sidecar)
 
@@ -166,9 +149,9 @@ def destroy(place: Mapping[str, str], token: Mapping[str, Any]) -> None:
     if record is not None:
         check_token(record.token, mine)
     try:
-        with _opened_image(at) as image:
+        with opened_image(at) as image:
             if record is None:
-                raise _unknown(at)
+                raise unknown(at)
             if loops := loopdev.backed_by(image):
                 raise Busy(
                     f"{at.dataset} is attached as {loops[0].path} (from {loops[0].backing}): unpublish it there first",
@@ -220,18 +203,6 @@ def _forget(at: Place) -> None:
     sidecar.sync_directory(at.directory)
 
 
-@contextmanager
-def _opened_image(at: Place) -> Iterator[int]:
-    try:
-        image = os.open(at.image, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        raise _missing(at) from None
-    try:
-        yield image
-    finally:
-        os.close(image)
-
-
 def _attached(at: Place, image: int) -> Loop | None:
     """Our device of it. Raises Busy where it is another's, or one that was cut off and is still held."""
     found = loopdev.backed_by(image)
@@ -269,7 +240,7 @@ def _lock(at: Place, image: int) -> None:
 def _record(at: Place) -> Sidecar:
     record = Sidecar.read(at.sidecar)
     if record is None:
-        raise _unknown(at) if os.path.exists(at.image) else _missing(at)
+        raise unknown(at) if os.path.exists(at.image) else missing(at)
     if not record.formatted:
         raise NotFound(f"{at.image} was never finished: the volume must be created first")
     return record
@@ -370,57 +341,6 @@ def _busy(at: Place, what: str, number: str) -> Busy:
     return Busy(f"{at.dataset} {what}: in use by {who}", who)
 
 
-def _missing(at: Place) -> NotFound:
-    return NotFound(
-        f"the image {at.image} is not there: look whether the directory is the right one and completely mounted, or "
-        "restore the image; Drover never makes an empty one in its place"
-    )
-
-
-def _unknown(at: Place) -> Foreign:
-    return Foreign(
-        f"{at.image} has no record of whose it is ({at.sidecar} is missing): nothing was touched; put that file back "
-        "from a backup"
-    )
-
-
-@contextmanager
-def _room(at: Place, size: int | None = None) -> Iterator[None]:
-    """A full directory becomes NoRoom."""
-    try:
-        yield
-    except NoRoom as error:
-        raise _full(at, str(error), size) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise _full(at, str(error.strerror), size) from error
-
-
-def _full(at: Place, what: str, size: int | None) -> NoRoom:
-    need = f" for {_text(size)}" if size else ""
-    return NoRoom(f"no room{need} in {at.directory} ({what}; {_text(_free(at))} free): delete something or enlarge it")
-
-
-def _check_room(at: Place, size: int) -> None:
-    """Images are sparse, so more could be promised than there is: a new promise must at least be kept now."""
-    if _free(at) < size:
-        raise NoRoom("it would not fit, and sparse images are not made larger than what is free")
-
-
-def _free(at: Place) -> int:
-    found = os.statvfs(at.directory)
-    return found.f_bavail * found.f_frsize
-
-
 def _used(path: str) -> int:
     found = os.statvfs(path)
     return (found.f_blocks - found.f_bfree) * found.f_frsize
-
-
-def _rounded(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK
-
-
-def _text(size: int) -> str:
-    return f"{size / (1 << 20):,.0f} MiB"

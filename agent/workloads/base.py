@@ -70,6 +70,10 @@ class Runtime(Protocol):
         Raises WorkloadError."""
         ...
 
+    async def unprepare(self, name: str) -> None:
+        """It does not come: what `prepare` made is given up. Nothing where it was started since."""
+        ...
+
     async def start(self, name: str, spec: WorkloadSpec, paths: Mapping[str, Path]) -> None:
         """paths: where each of its datasets is mounted. Raises WorkloadError."""
         ...

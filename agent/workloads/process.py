@@ -78,6 +78,11 @@ class ProcessRuntime:
             if name not in self._prepared:
                 self._prepared[name] = await _whole(Parent)
 
+    async def unprepare(self, name: str) -> None:
+        async with self._locks[name]:
+            if prepared := self._prepared.pop(name, None):
+                prepared.close()
+
     async def start(self, name: str, spec: WorkloadSpec, paths: Mapping[str, Path]) -> None:
         async with self._locks[name]:
             wanted = fingerprint(spec)

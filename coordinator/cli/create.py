@@ -16,7 +16,8 @@ from drover.coordinator.cli.output import listing
 from drover.coordinator.cli.picture import Dataset, Picture, Undeclared, take
 from drover.coordinator.cli.situation import failover_words, situation
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
-from drover.coordinator.records import State, format_size
+from drover.coordinator.records import State
+from drover.coordinator.sizes import format_size
 from drover.coordinator.store import Store
 from drover.coordinator.txn import Put, Txn, absent
 

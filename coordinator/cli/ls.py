@@ -13,7 +13,8 @@ from drover.coordinator.cli.picture import Dataset, Picture, Undeclared, take
 from drover.coordinator.cli.shapes import DatasetsJson
 from drover.coordinator.cli.situation import INVALID, UNPLACED, NeedsYou, situation
 from drover.coordinator.keys import DEFAULT_PREFIX
-from drover.coordinator.records import Phase, format_size
+from drover.coordinator.records import Phase
+from drover.coordinator.sizes import format_size
 
 HEAD = ("DATASET", "NODE", "PHASE", "SIZE", "BACKEND", "WHY")
 

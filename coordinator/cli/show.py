@@ -19,7 +19,8 @@ from drover.coordinator.cli.situation import (
     situation,
 )
 from drover.coordinator.keys import DEFAULT_PREFIX
-from drover.coordinator.records import HistoryEntry, Phase, format_size
+from drover.coordinator.records import HistoryEntry, Phase
+from drover.coordinator.sizes import format_size
 
 EPOCHS = 5
 """Epochs of the history that are shown; --json has all."""

@@ -258,6 +258,15 @@ def newest_desired(unit: Sequence[Dataset]) -> Dataset | None:
     return max(asked, key=lambda d: d.desired_revision, default=None)
 
 
+def coming(node: str, unit: Sequence[Dataset], cluster: Cluster) -> bool:
+    """Whether a unit is about to be handed to `node` by one that lives."""
+    asking = newest_desired(unit)
+    if asking is None or asking.desired != node or asking.answered:
+        return False
+    held = [d.tenure for d in unit if d.tenure is not None and d.tenure.held and d.tenure.node != node]
+    return any(tenure.incarnation not in cluster.fences for tenure in held)
+
+
 def _warning(unit: Sequence[Dataset], cluster: Cluster) -> str:
     """What a user put that is not acted on, for the holder's status."""
     for d in unit:

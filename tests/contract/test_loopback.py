@@ -366,7 +366,7 @@ class TestFullDirectory:
         volume, token = await nodes.volume()
         before = shared.stored(volume)
         rubbish = self.fill(shared, leave=0)
-        with pytest.raises(NoRoom, match="0 MiB free"):
+        with pytest.raises(NoRoom, match="0 B free"):
             await nodes.a.publish(volume, newer(token))
         assert await nodes.a.here(volume) == Away()
         assert shared.stored(volume) == before

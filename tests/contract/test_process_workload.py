@@ -213,6 +213,15 @@ async def test_a_prepared_parent_is_used_and_replaced_where_it_was_killed(node: 
     await until(lambda: not waiting())
 
 
+@pytest.mark.usefixtures("own_cgroup")
+async def test_what_was_prepared_and_does_not_come_leaves_no_process(node: Node, runtime: ProcessRuntime) -> None:
+    await runtime.prepare("web", SLEEP)
+    assert len(node.cgroups.pids("agent")) == 2
+    await runtime.unprepare("web")
+    await until(lambda: node.cgroups.pids("agent") == [os.getpid()])
+    await runtime.unprepare("web")
+
+
 async def test_the_agent_keeps_no_descriptor_and_no_child_of_what_ended(node: Node, runtime: ProcessRuntime) -> None:
     def held() -> tuple[list[str], str]:
         return os.listdir("/proc/self/fd"), Path(f"/proc/self/task/{os.getpid()}/children").read_text()

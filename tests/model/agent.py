@@ -259,7 +259,6 @@ class Agent:
             unit=unit,
             cluster=cluster,
             here=here,
-            paths={},
             claim_since=self.claims.get(names),
         )
         planned = plan(wanted)

@@ -37,7 +37,6 @@ def situation(*unit: Dataset, **changes: Any) -> Situation:
         "unit": unit or (dataset(),),
         "cluster": cluster("a", "b"),
         "here": {"d": HERE},
-        "paths": {"d": "/mnt/d"},
         "allowed": frozenset({"process"}),
     }
     return Situation(**made | changes)

@@ -21,6 +21,7 @@ from drover.coordinator.protocol.placement import (
     Invalid,
     Keep,
     Nothing,
+    coming,
     decide,
     newest_desired,
     rank,
@@ -386,3 +387,12 @@ def test_one_of_those_here_speaks_for_a_dataset_that_nobody_has() -> None:
     c = cluster("a", "b", "c")
     assert speaker("d", c) == rank("d", ["a", "b", "c"])[0]
     assert speaker("d", cluster()) is None
+
+
+def test_a_unit_is_coming_where_a_new_wish_names_the_node_and_another_one_holds_it() -> None:
+    c = cluster("a", "b")
+    assert coming("b", [dataset(**wants("b"))], c)
+    assert not coming("a", [dataset(**wants("b"))], c), "it is there already"
+    assert not coming("b", [dataset()], c), "nobody asked"
+    assert not coming("b", [dataset(tenure=tenure("b"), **wants("b"))], c), "it has come"
+    assert not coming("b", [dataset(**wants("b"))], cluster("b", fences=dead("a"))), "nobody hands it over"

@@ -143,7 +143,6 @@ def situations(draw: st.DrawFn) -> Situation:
         unit=tuple(draw(datasets(name)) for name in used),
         cluster=c,
         here=draw(st.dictionaries(st.sampled_from(used), places)),
-        paths={name: f"/mnt/{name}" for name in used},
         conditions=draw(st.fixed_dictionaries(dict.fromkeys(c.workloads, conditions))),
         failures=draw(st.dictionaries(st.sampled_from(["v", "w"]), st.integers(0, 40))),
         allowed=draw(st.sampled_from([frozenset(), frozenset({"process"})])),

@@ -31,11 +31,10 @@ from drover.coordinator.records import (
     Tenure,
     Timings,
     WorkloadSpec,
-    format_size,
-    parse_size,
     required_wait,
     timestamp,
 )
+from drover.coordinator.sizes import format_size, parse_size
 
 GIB = 2**30
 
