@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from drover.coordinator.cli.errors import NotPossible
 from drover.coordinator.cli.playground import agent, machine, network, tools
 from drover.coordinator.cli.playground.down import down
 from drover.coordinator.cli.playground.layout import Layout, Profile, Settings
@@ -219,8 +220,15 @@ class Playground:
     # What happens to the agent of a node, or to etcd.
 
     def kill_agent(self, name: str) -> None:
-        """SIGKILL; its machine starts it again."""
-        agent.send(self.place(name), signal.SIGKILL)
+        """SIGKILL, once it runs: it may just be starting after the last one. Its machine starts it again."""
+        eventually(lambda: self._killed(name), f"the agent of {name} runs")
+
+    def _killed(self, name: str) -> bool:
+        try:
+            agent.send(self.place(name), signal.SIGKILL)
+        except NotPossible:
+            return False
+        return True
 
     def freeze_agent(self, name: str) -> None:
         agent.send(self.place(name), signal.SIGSTOP)

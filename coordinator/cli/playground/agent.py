@@ -31,10 +31,14 @@ def service_name(place: Place) -> str:
 def send(place: Place, number: signal.Signals) -> None:
     """A signal to the agent's process alone; its machine starts it again when it ends. Raises NotPossible."""
     place.running()
+    gone = NotPossible(f"{service_name(place)} is not running")
     pid = place.service()
     if not pid:
-        raise NotPossible(f"{service_name(place)} is not running")
-    os.kill(pid, number)
+        raise gone
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        raise gone from None
 
 
 def stop(place: Place) -> None:
