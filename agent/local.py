@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import select
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from drover.agent.storage.base import Away, Backend, Here, StorageError, Volume
 from drover.coordinator.protocol.placement import Dataset
@@ -32,11 +32,42 @@ def volume_of(d: Dataset) -> Volume | None:
     return Volume(d.name, tenure.uid, spec.size if spec else 0, spec.fs if spec else None, tenure.object)
 
 
+class _Look:
+    """One look at a back end, for all who asked before it began."""
+
+    def __init__(self) -> None:
+        self.volumes: dict[str, Volume] = {}
+        self.found: Mapping[str, Here] | None = None
+
+
+class _Looks:
+    """Looks at one back end, one after the other. Who asks while one is under way shares the next: whatever it did
+    before it asked is seen by that."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.count = 0
+        self._backend = backend
+        self._one_at_a_time = asyncio.Lock()
+        self._next = _Look()
+
+    async def look(self, volumes: Sequence[Volume]) -> Mapping[str, Here]:
+        """Of more datasets than asked for. Raises StorageError."""
+        look = self._next
+        look.volumes.update((volume.dataset, volume) for volume in volumes)
+        async with self._one_at_a_time:
+            if look.found is None:
+                if self._next is look:
+                    self._next = _Look()
+                self.count += 1
+                look.found = await self._backend.look(list(look.volumes.values()))
+        return look.found
+
+
 class Local:
     """changed: called with the dataset whose state here is not what it was at the last look."""
 
     def __init__(self, backends: Mapping[str, Backend], changed: Callable[[str], None]) -> None:
-        self._backends, self._changed = backends, changed
+        self._looks, self._changed = {name: _Looks(backend) for name, backend in backends.items()}, changed
         self._here: dict[str, tuple[str, Here]] = {}
         self._volumes: dict[str, tuple[str, Volume]] = {}
 
@@ -46,7 +77,7 @@ class Local:
         stale: dict[str, list[Volume]] = {}
         for d in datasets:
             volume = volume_of(d)
-            if volume is None or d.tenure is None or d.tenure.backend not in self._backends:
+            if volume is None or d.tenure is None or d.tenure.backend not in self._looks:
                 self._volumes.pop(d.name, None)
                 continue
             self._volumes[d.name] = (d.tenure.backend, volume)
@@ -56,11 +87,16 @@ class Local:
             else:
                 stale.setdefault(d.tenure.backend, []).append(volume)
         for name, volumes in stale.items():
-            found = await self._backends[name].look(volumes)
+            found = await self._looks[name].look(volumes)
             for volume in volumes:
                 here[volume.dataset] = found.get(volume.dataset, Away())
                 self._here[volume.dataset] = (volume.uid, here[volume.dataset])
         return here
+
+    @property
+    def looks(self) -> Mapping[str, int]:
+        """How often each back end was looked at."""
+        return {name: looks.count for name, looks in self._looks.items()}
 
     def seen(self, dataset: str) -> Here | None:
         """What the last look found."""
@@ -97,7 +133,7 @@ class Local:
             by_backend.setdefault(backend, []).append(volume)
         for name, volumes in by_backend.items():
             before = {v.dataset: self._here.get(v.dataset) for v in volumes}
-            found = await self._backends[name].look(volumes)
+            found = await self._looks[name].look(volumes)
             for volume in volumes:
                 now = (volume.uid, found.get(volume.dataset, Away()))
                 # A step that ran meanwhile knows better.

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from drover.coordinator.member import Member, NotLive
 from drover.coordinator.protocol.placement import Dataset
-from drover.coordinator.records import Status, timestamp
+from drover.coordinator.records import Phase, Status, timestamp
 from drover.coordinator.store import StoreError
 
 log = logging.getLogger(__name__)
 
 _AGAIN = 1.0
 _AT_ONCE = 16
+_PASSING = 0.1
+"""Seconds that a phase on the way to another one lasts before people are told of it: in a quick move each would cost a
+transaction that the move itself has to wait behind."""
+
+
+@dataclass(frozen=True)
+class _Open:
+    """To be written at `due`, in the loop's time."""
+
+    dataset: Dataset
+    status: Status
+    due: float
 
 
 class Reporter:
@@ -25,7 +40,7 @@ class Reporter:
     def __init__(self, member: Member, told: Callable[[Status, Status | None], None]) -> None:
         self._member, self._told = member, told
         self.statuses: dict[str, Status] = {}
-        self._open: dict[str, tuple[Dataset, Status]] = {}
+        self._open: dict[str, _Open] = {}
         self._unsure: set[str] = set()
         """Datasets whose last write was not answered: an older status may still arrive."""
         self._wake = asyncio.Event()
@@ -41,19 +56,33 @@ class Reporter:
             status = before
         # What etcd shows may be about to be overwritten by the one before, which is under way.
         if changed or not status.same_as(self._member.view.status(d.name)):
-            self._open[d.name] = (d, status)
-            self._wake.set()
+            self._put(d, status)
 
     async def run(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            batch = [self._open.pop(name) for name in list(self._open)[:_AT_ONCE]]
-            results = await asyncio.gather(*(self._write(d, status) for d, status in batch))
-            if self._open or not all(results):
-                self._wake.set()
+            pause = min((one.due for one in self._open.values()), default=math.inf) - loop.time()
+            if pause > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if math.isinf(pause) else pause):
+                        await self._wake.wait()
+                self._wake.clear()
+                continue
+            names = [name for name, one in self._open.items() if one.due <= loop.time()][:_AT_ONCE]
+            batch = [self._open.pop(name) for name in names]
+            results = await asyncio.gather(*(self._write(one.dataset, one.status) for one in batch))
             if not all(results):
                 await asyncio.sleep(_AGAIN)
+
+    def _put(self, d: Dataset, status: Status) -> None:
+        """A passing phase waits, but not longer because another one follows it."""
+        due = asyncio.get_running_loop().time()
+        if status.phase in (Phase.STARTING, Phase.MOVING):
+            due += _PASSING
+            if (before := self._open.get(d.name)) is not None:
+                due = min(due, before.due)
+        self._open[d.name] = _Open(d, status, due)
+        self._wake.set()
 
     async def _write(self, d: Dataset, status: Status) -> bool:
         """False: try again. Where the tenure has changed, whoever looks at it next tells."""
@@ -67,6 +96,6 @@ class Reporter:
         except StoreError as error:
             log.debug("status of %s: %s", d.name, error)
             self._unsure.add(d.name)
-            self._open.setdefault(d.name, (d, status))
+            self._open.setdefault(d.name, _Open(d, status, 0))
             return False
         return True

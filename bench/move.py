@@ -111,7 +111,7 @@ def main() -> None:
                 moves.append(move(playground, "idle", NODES[(turn + 1) % 2]))
                 hand.append(by.by_hand())
                 calls.append(by.by_calls())
-            names = [f"many-{n}" for n in range(MANY)]
+            names = [f"many-{n}" for n in range(1 + MANY)]
             for name in names:
                 declare(playground, name, NODES[0], size="400MiB")
             one, ten = [], []

@@ -25,8 +25,8 @@ KILL_TIMEOUT = 5.0
 """Seconds that a killed helper may take to be gone: longer means that it hangs in the kernel."""
 
 PATIENCE = 0.15
-"""Seconds that a job waits for a helper that is at work before another one is started, which takes as long and keeps a
-processor busy: jobs are mostly shorter than that, and one that hangs must hold up no other."""
+"""Seconds without any helper coming back from its job, after which a job that waits has another one started. That takes
+as long and keeps a processor busy, so many short jobs rather queue; but those that hang must hold up no other."""
 
 PRELOADED = ("drover.agent.storage.loopback_io",)
 
@@ -59,6 +59,7 @@ class HelperPool:
         self._prepared: dict[str, Child] = {}
         self._busy: set[Child] = set()
         self._all: set[Child] = set()
+        self._returned = 0
         self._wake = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
@@ -186,10 +187,10 @@ class HelperPool:
         back: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._waiting.append(back)
         try:
-            async with asyncio.timeout(PATIENCE):
-                await asyncio.wait([back])
-        except TimeoutError:
-            return back.result() if back.done() else None
+            returned = None
+            while not back.done() and returned != self._returned:
+                returned = self._returned
+                await asyncio.wait([back], timeout=PATIENCE)
         except asyncio.CancelledError:
             if back.done():
                 self._rest(back.result())
@@ -197,9 +198,10 @@ class HelperPool:
         finally:
             if back in self._waiting:
                 self._waiting.remove(back)
-        return back.result()
+        return back.result() if back.done() else None
 
     def _rest(self, child: Child) -> None:
+        self._returned += 1
         while self._waiting:
             if not (back := self._waiting.popleft()).done():
                 back.set_result(child)
@@ -226,7 +228,7 @@ class HelperPool:
             self._idle = deque(child for child in self._idle if not child.gone.is_set())
             self._prepared = {dataset: child for dataset, child in self._prepared.items() if not child.gone.is_set()}
             try:
-                while len(self._idle) + len(self._busy) + len(self._prepared) < self._size:
+                while len(self._all) < self._size:
                     self._idle.append(await self._start())
             except OSError as error:
                 log.warning("no helper can be started: %s; trying again", error)
