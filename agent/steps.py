@@ -117,6 +117,3 @@ Step = (
     | Release
     | Destroy
 )
-
-AT_STORAGE = (Clear, Create, Publish, Grow, Unpublish, Destroy)
-"""After these something else may be here than before; the others are transactions, and workloads."""
