@@ -226,7 +226,8 @@ class ProcessRuntime:
         return [name for name in names if name in left]
 
     def _follow(self, name: str) -> None:
-        """Watch until the cgroup is empty, which it may be already."""
+        """Watch until the cgroup is empty, which it may be already. A look during a start may have begun to."""
+        self._forget(name)
         try:
             watch = self._cgroups.watch(_cgroup(name))
         except FileNotFoundError:

@@ -387,6 +387,25 @@ async def test_a_name_like_one_of_the_kernels_files_is_a_name_like_others(node: 
     assert await runtime.look() == {}
 
 
+async def test_a_look_in_the_middle_of_a_start_leaves_no_descriptor_and_a_stop_still_hears_of_the_end(
+    node: Node, runtime: ProcessRuntime
+) -> None:
+    loop, looked = asyncio.get_running_loop(), []
+
+    def looking() -> Deadline | None:
+        """Called when the workload's parent is in the cgroup already, and nobody watches that yet."""
+        looked.append(asyncio.run_coroutine_threadsafe(runtime.look(), loop).result(10))
+        return open_gate()
+
+    node.gate = looking
+    before = set(os.listdir("/proc/self/fd"))
+    await runtime.start("web", SLEEP, node.paths())
+    assert isinstance(looked[0]["web"], Running)
+    async with asyncio.timeout(10):
+        await runtime.stop("web", 60)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.parametrize("gate", [lambda: None, lambda: read_clock().plus(-0.001)])
 async def test_behind_a_closed_gate_nothing_is_started(
     node: Node, runtime: ProcessRuntime, gate: Callable[[], Deadline | None]
