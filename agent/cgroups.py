@@ -6,7 +6,6 @@ A cgroup needs no controllers for this, so it works on hybrid hosts, too. Below 
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import re
@@ -178,26 +177,6 @@ class Cgroups:
                 for path in left:
                     self._signal(directories[path])
         return [path for path in left if self.populated(path)]
-
-    async def wait_empty(self, path: str, timeout: float) -> bool:
-        """Until no process is in it, at most `timeout` seconds; whether it is empty."""
-        try:
-            watch = self.watch(path)
-        except FileNotFoundError:
-            return True
-        loop, changed = asyncio.get_running_loop(), asyncio.Event()
-        with watch:
-            loop.add_reader(watch.fileno(), changed.set)
-            try:
-                async with asyncio.timeout(timeout):
-                    while watch.populated():
-                        await changed.wait()
-                        changed.clear()
-                return True
-            except TimeoutError:
-                return not watch.populated()
-            finally:
-                loop.remove_reader(watch.fileno())
 
     def names(self, path: str) -> list[str]:
         """The cgroups directly below; [] where there is no such cgroup."""

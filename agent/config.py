@@ -40,7 +40,8 @@ from drover.agent.config_sources import (
     origin,
 )
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
-from drover.coordinator.records import PROFILES, Name, Timings, WorkloadSpec
+from drover.coordinator.records import Name, WorkloadSpec
+from drover.coordinator.timings import PROFILES, Timings
 
 MACHINE_ID = Path("/etc/machine-id")
 

@@ -34,7 +34,7 @@ from drover.agent.storage.base import Backend, NotFound, StorageError, Token, Vo
 from drover.agent.telemetry import Telemetry
 from drover.agent.workloads.base import Runtime, WorkloadError
 from drover.coordinator.member import Member
-from drover.coordinator.protocol.placement import Dataset
+from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.records import DatasetSpec, Holder, State
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from drover.agent.storage.base import Attached, Away, Mounted
 from drover.agent.workloads.base import Absent, Exited
 from drover.agent.workloads.restart import restart_at
 from drover.coordinator.protocol import ignored, placement
-from drover.coordinator.protocol.placement import Claim, Dataset, Decision, Dismiss, Give, Keep, Nothing, speaker
+from drover.coordinator.protocol.dataset import Dataset
+from drover.coordinator.protocol.placement import Claim, Decision, Dismiss, Give, Keep, Nothing, speaker
 from drover.coordinator.records import Holder, Phase, State, Status
 
 

@@ -12,7 +12,7 @@ import select
 from collections.abc import Callable, Mapping, Sequence
 
 from drover.agent.storage.base import Away, Backend, Here, StorageError, Volume
-from drover.coordinator.protocol.placement import Dataset
+from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.records import DatasetSpec, State
 
 log = logging.getLogger(__name__)

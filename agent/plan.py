@@ -47,7 +47,8 @@ from drover.agent.storage.base import Away, Mounted
 from drover.agent.workloads.base import Absent, Exited, Running, fingerprint
 from drover.agent.workloads.restart import restart_at
 from drover.coordinator.protocol import ownership, placement
-from drover.coordinator.protocol.placement import Claim, Dataset, Dismiss, Give, Keep, Nothing
+from drover.coordinator.protocol.dataset import Dataset
+from drover.coordinator.protocol.placement import Claim, Dismiss, Give, Keep, Nothing
 from drover.coordinator.records import DatasetSpec, State, Status, WorkloadSpec
 
 GATE_LOOK = 1.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from drover.coordinator.member import Member, NotLive
-from drover.coordinator.protocol.placement import Dataset
+from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.records import Phase, Status, timestamp
 from drover.coordinator.store import StoreError
 

@@ -56,6 +56,9 @@ class Sight:
     def looks(self) -> Mapping[str, int]:
         return self._local.looks if self._local else {}
 
+    def history_piles_up(self) -> bool:
+        return self._member is not None and self._member.history_piles_up
+
     def datasets(self) -> Sequence[DatasetView]:
         if self._member is None:
             return ()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from drover.agent.storage.base import Here
 from drover.agent.workloads.base import Condition
+from drover.coordinator.protocol.dataset import Cluster, Dataset
 from drover.coordinator.protocol.ownership import may_clear
-from drover.coordinator.protocol.placement import Cluster, Dataset
 from drover.coordinator.records import Fence, Holder, WorkloadSpec
 
 TRIES = 3

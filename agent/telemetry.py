@@ -72,6 +72,7 @@ STEPS = Metric("drover_steps_total", "counter", "Steps that workers ran: ok, fai
 STEP = Metric("drover_step_seconds", "histogram", "Time that a step took", ("step",), "s", _WORK)
 IGNORED = Metric("drover_ignored_input_total", "counter", "What users wrote that could not be used", ("kind",))
 RESTARTS = Metric("drover_workload_restarts_total", "counter", "Workloads that ended and were started again here")
+PILING_UP = Metric("drover_etcd_history_piling_up", "gauge", "Whether nobody compacts etcd's history")
 LOOKS = Metric("drover_backend_looks_total", "counter", "Times that a back end was asked what is here", ("backend",))
 
 METRICS = (
@@ -89,18 +90,20 @@ METRICS = (
     IGNORED,
     RESTARTS,
     LOOKS,
+    PILING_UP,
 )
 
 
 @dataclass(frozen=True)
 class Gauges:
     """datasets: how many, by (phase, backend). margin: seconds until D_soft. connected: etcd answers. looks: so far, by
-    backend."""
+    backend. piling_up: etcd's history, for want of compaction."""
 
     datasets: Mapping[tuple[str, str], int]
     margin: float
     connected: bool
     looks: Mapping[str, int] = field(default_factory=dict)
+    piling_up: bool = False
 
 
 class Telemetry:
@@ -117,7 +120,13 @@ class Telemetry:
         self._gauges: Gauges | None = None
         self._counters = {m: self._counter(m) for m in METRICS if m.kind == "counter" and m is not LOOKS}
         self._histograms = {m: self._histogram(m) for m in METRICS if m.kind == "histogram"}
-        for gauge, look in ((DATASETS, self._datasets), (MARGIN, self._margin), (CONNECTED, self._connected)):
+        looks = {
+            DATASETS: self._datasets,
+            MARGIN: self._margin,
+            CONNECTED: self._connected,
+            PILING_UP: self._history,
+        }
+        for gauge, look in looks.items():
             self._meter.create_observable_gauge(gauge.name, [look], gauge.unit, gauge.help)
         self._meter.create_observable_counter(LOOKS.name, [self._looks], LOOKS.unit, LOOKS.help)
 
@@ -183,6 +192,10 @@ class Telemetry:
     def _connected(self, _: CallbackOptions) -> Iterable[Observation]:
         if gauges := self._gauges:
             yield Observation(int(gauges.connected))
+
+    def _history(self, _: CallbackOptions) -> Iterable[Observation]:
+        if gauges := self._gauges:
+            yield Observation(int(gauges.piling_up))
 
     def _looks(self, _: CallbackOptions) -> Iterable[Observation]:
         if gauges := self._gauges:

@@ -18,7 +18,8 @@ from drover.agent.workloads.base import Absent, Condition, Exited, WorkloadError
 from drover.agent.workloads.restart import restarts
 from drover.coordinator.member import Member, NotLive
 from drover.coordinator.protocol import placement
-from drover.coordinator.protocol.placement import Claim, Dataset
+from drover.coordinator.protocol.dataset import Cluster, Dataset
+from drover.coordinator.protocol.placement import Claim
 from drover.coordinator.store import StoreError
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Worker:
             },
         )
 
-    def _claim_since(self, now: float, unit: tuple[Dataset, ...], cluster: placement.Cluster) -> float | None:
+    def _claim_since(self, now: float, unit: tuple[Dataset, ...], cluster: Cluster) -> float | None:
         """When the claim that is open was first decided on: its delay counts from there."""
         member = self._shared.member
         decision = placement.decide(member.node, member.incarnation, unit, cluster)

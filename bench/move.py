@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from bench.cluster import active, cluster, declare, put, record
@@ -98,8 +99,6 @@ def at_once(playground: Playground, names: list[str], to: str) -> float:
 
 def _since(playground: Playground, name: str) -> float:
     """When a dataset became active, Unix time: its status says it to the millisecond."""
-    from datetime import datetime
-
     return datetime.fromisoformat(record(playground, f"status/{name}")["since"]).timestamp()
 
 

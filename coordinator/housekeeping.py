@@ -34,8 +34,6 @@ compacted stops growing once it has room for what is kept: freed pages are used 
 _SPANS = 4
 """So many spans of growth in a row are history piling up. In a new etcd that compacts by itself and keeps one span, it
 is three (measured); and a member with a larger file may answer from now on, or somebody may load data."""
-_NEARLY_FULL = 0.75
-"""Of the quota. It counts the file, with what is free in it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,6 @@ class Housekeeping:
         Kept by all members, so that whoever comes to rank first goes on at once."""
         self._growth = _Growth(self._pace.span)
         self._piling_up = _Trouble("etcd's database has stopped growing with every write")
-        self._nearly_full = _Trouble("etcd's database has room again")
         self._done_with: frozenset[str] = frozenset()
 
     @property
@@ -102,14 +99,6 @@ class Housekeeping:
             )
         else:
             self._piling_up.over()
-        if status.quota and status.db_size > _NEARLY_FULL * status.quota:
-            self._nearly_full.tell(
-                f"etcd's database has {status.db_size >> 20} MiB of the {status.quota >> 20} MiB that its quota allows;"
-                " when that is used up, every owner stops. Defragment it (etcdctl defrag, one member after the other)"
-                " or raise --quota-backend-bytes"
-            )
-        else:
-            self._nearly_full.over()
 
     async def _compact(self) -> None:
         """Forget what is older than `keep`, and of the rest all but the newest `most` revisions. Raises StoreError."""

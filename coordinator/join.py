@@ -17,19 +17,9 @@ from drover.coordinator.keys import Keys, Kind, range_end
 from drover.coordinator.protocol import observer
 from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.protocol.session import Identity
-from drover.coordinator.records import (
-    Cluster,
-    Evidence,
-    Fence,
-    Heartbeat,
-    InvalidRecord,
-    NodeRecord,
-    R,
-    Tenure,
-    Timings,
-    required_wait,
-)
+from drover.coordinator.records import Cluster, Evidence, Fence, Heartbeat, InvalidRecord, NodeRecord, R, Tenure
 from drover.coordinator.store import LeaseGone, NoSpace, Store, Unanswered, Unavailable
+from drover.coordinator.timings import Timings, required_wait
 from drover.coordinator.txn import Compare, Entry, ModRevision, Put, Txn, absent, unchanged
 
 log = logging.getLogger(__name__)

@@ -22,19 +22,12 @@ from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.observers import Observers
 from drover.coordinator.protocol import observer, ownership, session
 from drover.coordinator.protocol.clock import Deadline
-from drover.coordinator.protocol.placement import Claim, Dataset
+from drover.coordinator.protocol.dataset import Dataset
+from drover.coordinator.protocol.placement import Claim
 from drover.coordinator.protocol.session import CloseGate, Ended, Live, OpenGate, Send
-from drover.coordinator.records import (
-    Heartbeat,
-    Holder,
-    InvalidRecord,
-    NodeRecord,
-    Status,
-    Tenure,
-    Timings,
-    timestamp,
-)
+from drover.coordinator.records import Heartbeat, Holder, InvalidRecord, NodeRecord, Status, Tenure, timestamp
 from drover.coordinator.store import Denied, LeaseGone, NoSpace, Store, StoreError, Unanswered, Unavailable
+from drover.coordinator.timings import Timings
 from drover.coordinator.txn import Compare, Entry, Put, Txn, TxnResult, absent, unchanged
 from drover.coordinator.view import View
 
@@ -124,6 +117,11 @@ class Member:
 
     def steady(self) -> bool:
         return session.steady(self._state, self.timings, self._clock())
+
+    @property
+    def history_piles_up(self) -> bool:
+        """Whether nobody compacts etcd's history."""
+        return self._housekeeping.piling_up
 
     def raw(self) -> float:
         """CLOCK_MONOTONIC_RAW, seconds."""

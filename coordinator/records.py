@@ -26,12 +26,10 @@ from pydantic import (
 
 from drover.coordinator.keys import name_error
 from drover.coordinator.sizes import format_size, parse_size
+from drover.coordinator.timings import MAX_D_HARD
 
 FORMAT = 1
 """Version of the stored format, kept in the `cluster` record."""
-
-MAX_D_HARD = 120.0
-"""The largest d_hard that any node may use: what is waited for where the real one is not known. Seconds."""
 
 
 class InvalidRecord(ValueError):
@@ -375,36 +373,5 @@ class Cordon(Record):
     by: str = ""
     reason: str = ""
 
-
-class Timings(Record):
-    """The deadlines of a node, in seconds; the protocol's table. They travel in each heartbeat."""
-
-    heartbeat: Annotated[float, Field(gt=0)] = 1.0
-    d_soft: Annotated[float, Field(gt=0)] = 4.5
-    d_io: Annotated[float, Field(gt=0)] = 5.5
-    d_hard: Annotated[float, Field(gt=0, le=MAX_D_HARD)] = 6.5
-    wait: Annotated[float, Field(gt=0)] = 7.0
-    lease_ttl: Annotated[int, Field(ge=5)] = 10
-    """TTL of the session's etcd lease: what people look at hangs on it, never safety."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not 2 * self.heartbeat < self.d_soft < self.d_io < self.d_hard:
-            raise ValueError("timings must satisfy 2 * heartbeat < d_soft < d_io < d_hard")
-        if self.wait < (needed := required_wait(self.d_hard)):
-            raise ValueError(f"wait must be at least 1.02 * d_hard + 0.3 = {needed:.2f}, not {self.wait}")
-        return self
-
-
-def required_wait(d_hard: float) -> float:
-    """W for a heartbeat's D_hard: clocks may differ by 1 % either way, and scheduling takes its part. Seconds."""
-    return 1.02 * d_hard + 0.3
-
-
-PROFILES: dict[str, Timings] = {
-    "fast": Timings(heartbeat=0.5, d_soft=3.0, d_io=3.6, d_hard=4.6, wait=5.0),
-    "default": Timings(),
-    "relaxed": Timings(heartbeat=3.0, d_soft=20.0, d_io=24.0, d_hard=28.0, wait=30.0, lease_ttl=35),
-}
 
 R = TypeVar("R", bound=Record)

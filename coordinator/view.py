@@ -13,7 +13,8 @@ from typing import Any
 
 from drover.coordinator.keys import Keys, Kind, name_error, range_end
 from drover.coordinator.mirror import Mirror
-from drover.coordinator.protocol.placement import Cluster, Dataset, Invalid, Node, units
+from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid, Node
+from drover.coordinator.protocol.placement import units
 from drover.coordinator.records import (
     Cordon,
     DatasetSpec,

@@ -86,6 +86,10 @@ class Source(Protocol):
         """How often each back end was asked what is here, since this incarnation joined."""
         ...
 
+    def history_piles_up(self) -> bool:
+        """Whether nobody compacts etcd's history, which fills its quota in the end."""
+        ...
+
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """`wake()` is called in the event loop after any of the above has changed (the margin's mere running down
         aside). Returns what ends the subscription; to end it twice is harmless."""
@@ -120,4 +124,6 @@ def unhealthy(source: Source) -> dict[str, str]:
 
 def gauges(source: Source) -> Gauges:
     counts = Counter((view.phase.value, view.backend) for view in source.datasets())
-    return Gauges(counts, source.node().margin, ETCD not in unhealthy(source), source.looks())
+    return Gauges(
+        counts, source.node().margin, ETCD not in unhealthy(source), source.looks(), source.history_piles_up()
+    )

@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from drover.coordinator.records import Limits
+if TYPE_CHECKING:  # helpers import this, and stay small without pydantic
+    from drover.coordinator.records import Limits
 
 
 class Family(StrEnum):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from drover.agent.cgroup_wait import wait_empty
 from drover.agent.cgroups import Cgroups
 from drover.agent.helper.pool import PRELOADED, HelperPool
 from drover.agent.storage.base import Backend, Mounted, Runner, Token, Volume
@@ -60,7 +61,7 @@ class WatchedRunner:
         killer = None
         if after is not None:
             path = f"datasets/{dataset}"
-            assert await self._cgroups.wait_empty(path, 5)  # a helper that has answered is still leaving it
+            assert await wait_empty(self._cgroups, path, 5)  # a helper that has answered is still leaving it
             killer = asyncio.create_task(self._kill(path, after))
         try:
             return await self._runner.run(dataset, function, arguments, timeout)

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from drover.agent.cgroup_wait import wait_empty
 from drover.agent.cgroups import CgroupError, Cgroups, NotEmpty, Watch
 from drover.agent.workloads.base import Absent, Condition, Exited, Running, WorkloadError, fingerprint
 from drover.agent.workloads.launch import Gate, Job, Parent, ParentGone, check, environment, find_user
@@ -101,7 +102,7 @@ class ProcessRuntime:
         """Only the command's process group gets SIGTERM; what else is left when the command has ended is killed."""
         async with self._locks[name]:
             if await asyncio.to_thread(self._terminate, name):
-                await self._cgroups.wait_empty(_cgroup(name), grace)
+                await wait_empty(self._cgroups, _cgroup(name), grace)
             if stuck := await _whole(self._end, [name], KILLED_WITHIN):
                 pids = ", ".join(str(pid) for pid in self._cgroups.pids(_cgroup(stuck[0])))
                 raise WorkloadError(

@@ -11,9 +11,10 @@ from datetime import datetime
 
 from drover.coordinator.cli.output import age, listing, seconds
 from drover.coordinator.cli.picture import Dataset, Misdeclared, Node, NodeState, Picture, Undeclared
-from drover.coordinator.protocol import placement
+from drover.coordinator.protocol.dataset import Dataset as Seen
 from drover.coordinator.protocol.ownership import may_clear
-from drover.coordinator.records import DatasetSpec, Phase, State, Status, Tenure, required_wait
+from drover.coordinator.records import DatasetSpec, Phase, State, Status, Tenure
+from drover.coordinator.timings import required_wait
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _next(dataset: Dataset, tenure: Tenure, status: Status | None, node: Node, p
     if phase is Phase.FAILED:
         return NeedsYou(status.reason if status and status.reason else f"look at the log of {tenure.node}'s agent")
     if status and status.warning:
-        return NeedsYou(f"mend what was typed ({status.warning})")
+        return NeedsYou(status.warning)
     if phase is Phase.WAITING:
         return OnItsOwn("goes on when its reason has gone")
     if phase in (Phase.STARTING, Phase.MOVING):
@@ -127,7 +128,7 @@ def _next(dataset: Dataset, tenure: Tenure, status: Status | None, node: Node, p
 
 def _unproven(dataset: Dataset, tenure: Tenure, picture: Picture) -> list[str]:
     """Earlier holders for whose end there is no proof yet, and none will come by itself."""
-    seen = placement.Dataset(dataset.name, dataset.spec)
+    seen = Seen(dataset.name, dataset.spec)
     return [
         holder.incarnation
         for holder in tenure.unfenced

@@ -41,6 +41,8 @@ def _failover(text: str) -> str | list[str]:
         return text
     nodes = [part.strip() for part in text.split(",")]
     for node in nodes:
+        if node in ("none", "any"):
+            raise Usage(f"failover {plain(text)!r}: {node!r} stands alone", "It is none, any, or nodes: node-a,node-b")
         if reason := name_error(node):
             raise Usage(
                 f"failover {plain(text)!r}: {plain(node)!r} is no node's name: {reason}",

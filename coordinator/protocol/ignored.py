@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drover.coordinator.keys import Kind
-from drover.coordinator.protocol.placement import MAX_UNIT, Cluster, Dataset, Invalid, newest_desired, unfit
+from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid
+from drover.coordinator.protocol.placement import MAX_UNIT, newest_desired, unfit
 from drover.coordinator.records import DatasetSpec, refusal
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from drover.coordinator.protocol.placement import Cluster, rank
-from drover.coordinator.records import MAX_D_HARD, Evidence, Fence, Heartbeat, Tenure, required_wait
+from drover.coordinator.protocol.dataset import Cluster
+from drover.coordinator.protocol.placement import rank
+from drover.coordinator.records import Evidence, Fence, Heartbeat, Tenure
+from drover.coordinator.timings import MAX_D_HARD, required_wait
 
 OBSERVERS = 3
 """How many nodes watch each one while all is well."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from drover.coordinator.keys import Keys
-from drover.coordinator.protocol.placement import Cluster, Dataset, Node
+from drover.coordinator.protocol.dataset import Cluster, Dataset, Node
 from drover.coordinator.records import (
     DatasetSpec,
     Evidence,

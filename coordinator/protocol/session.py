@@ -20,7 +20,8 @@ from enum import StrEnum
 
 from drover.coordinator.keys import Keys
 from drover.coordinator.protocol.clock import Deadline, Instant
-from drover.coordinator.records import Heartbeat, Timings
+from drover.coordinator.records import Heartbeat
+from drover.coordinator.timings import Timings
 from drover.coordinator.txn import ModRevision, Put, Txn, absent
 
 GAP = 2.0

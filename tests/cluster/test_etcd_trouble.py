@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from drover.coordinator.records import PROFILES
+from drover.coordinator.timings import PROFILES
 from tests.cluster.cluster import Cluster, boottime
 from tests.playground import Playground, eventually
 

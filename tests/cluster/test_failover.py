@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from drover.coordinator.records import PROFILES
+from drover.coordinator.timings import PROFILES
 from tests.cluster.cluster import Cluster, Dataset, Writer, boottime
 from tests.playground import Playground, eventually
 

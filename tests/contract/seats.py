@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 from drover.coordinator.clock import read_clock
@@ -11,8 +10,9 @@ from drover.coordinator.etcd import Etcd
 from drover.coordinator.join import Applicant, Joining
 from drover.coordinator.keys import Keys
 from drover.coordinator.member import Member
-from drover.coordinator.records import PROFILES, NodeRecord
+from drover.coordinator.records import NodeRecord
 from drover.coordinator.store import Range, Store, StoreStatus
+from drover.coordinator.timings import PROFILES
 from drover.coordinator.txn import Delete, Txn, TxnResult
 
 TIMINGS = PROFILES["fast"]
@@ -26,7 +26,6 @@ class Recorded(Etcd):
         self.compacted: list[int] = []
         self.asked = 0
         self.listed = 0
-        self.quota = 0
         self.before: dict[str, Callable[[], Awaitable[object]]] = {}
 
     async def compact(self, revision: int) -> None:
@@ -45,7 +44,7 @@ class Recorded(Etcd):
 
     async def status(self) -> StoreStatus:
         self.asked += 1
-        return replace(await super().status(), quota=self.quota)
+        return await super().status()
 
     async def _first(self, what: str) -> None:
         if act := self.before.pop(what, None):

@@ -51,6 +51,9 @@ class FakeSource:
     def looks(self) -> dict[str, int]:
         return {"loopback": 2}
 
+    def history_piles_up(self) -> bool:
+        return False
+
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         self.subscribers += 1
         end = self.bell.subscribe(wake)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from drover.agent.cgroup_wait import wait_empty
 from drover.agent.cgroups import BadPath, Cgroups, NotEmpty
 
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
@@ -204,10 +205,10 @@ def test_waiting_for_an_empty_cgroup_ends_when_the_last_process_does(cgroups: Cg
     process = inside(cgroups, "datasets/a/b")
 
     async def wait() -> tuple[bool, bool, float]:
-        before = await cgroups.wait_empty("datasets/a", 0.05)
+        before = await wait_empty(cgroups, "datasets/a", 0.05)
         used, started = time.process_time(), time.monotonic()
         asyncio.get_running_loop().call_later(0.3, process.kill)
-        after = await cgroups.wait_empty("datasets/a", 10)
+        after = await wait_empty(cgroups, "datasets/a", 10)
         assert time.monotonic() - started < 2
         return before, after, time.process_time() - used
 
@@ -219,14 +220,14 @@ def test_waiting_for_an_empty_cgroup_ends_when_the_last_process_does(cgroups: Cg
 
 async def test_an_empty_or_missing_cgroup_is_not_waited_for(cgroups: Cgroups) -> None:
     cgroups.make("datasets/empty")
-    assert await cgroups.wait_empty("datasets/empty", 0)
-    assert await cgroups.wait_empty("datasets/none", 0)
+    assert await wait_empty(cgroups, "datasets/empty", 0)
+    assert await wait_empty(cgroups, "datasets/none", 0)
 
 
 async def test_waiting_leaves_no_descriptor_open(cgroups: Cgroups) -> None:
     process = inside(cgroups, "datasets/a")
     before = os.listdir("/proc/self/fd")
-    assert not await cgroups.wait_empty("datasets/a", 0.01)
+    assert not await wait_empty(cgroups, "datasets/a", 0.01)
     assert cgroups.kill("datasets/a", 5)
     assert os.listdir("/proc/self/fd") == before
     process.wait(5)

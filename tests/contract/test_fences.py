@@ -12,9 +12,9 @@ from drover.coordinator.housekeeping import Housekeeping
 from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.member import Member
 from drover.coordinator.protocol import ownership
+from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.observer import stand_in
 from drover.coordinator.protocol.ownership import Seat
-from drover.coordinator.protocol.placement import Dataset
 from drover.coordinator.records import Evidence, Heartbeat, Record, State, Tenure
 from drover.coordinator.store import LeaseGone
 from drover.coordinator.txn import Put, Txn

@@ -270,14 +270,3 @@ class TestItWarns:
             async with running(member, Housekeeping(member, False, Pace(every=0.1, span=1.5))), beating(member):
                 await until(lambda: store.asked > 85, "more than five spans")
             assert warnings(caplog) == []
-
-    async def test_once_each_time_that_the_database_nears_its_quota_where_etcd_tells_it(
-        self, store: Recorded, keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        member = await join(store, keys, "z", tmp_path)
-        async with running(member, Housekeeping(member, False, Pace(every=0.01))):
-            for share in (0.0, 0.7, 0.8, 0.7, 0.8):
-                store.quota = int((await store.status()).db_size / share) if share else 0
-                asked = store.asked
-                await until(lambda asked=asked: store.asked > asked + 3, "a few rounds")  # type: ignore[misc]
-        assert ["its quota allows" in text for text in warnings(caplog)] == [True, True]

@@ -28,17 +28,12 @@ from drover.agent.storage.base import Away, Here, Mounted
 from drover.coordinator.join import Applicant, Joined, Joining
 from drover.coordinator.keys import Keys, range_end
 from drover.coordinator.protocol import observer, ownership, session
+from drover.coordinator.protocol.dataset import Cluster, Dataset
 from drover.coordinator.protocol.observer import Watched
-from drover.coordinator.protocol.placement import Cluster, Dataset
 from drover.coordinator.protocol.session import CloseGate, Ended, LadderDone, Live, Send, Tick
-from drover.coordinator.records import (
-    Evidence,
-    Fence,
-    Heartbeat,
-    NodeRecord,
-    Timings,
-)
+from drover.coordinator.records import Evidence, Fence, Heartbeat, NodeRecord
 from drover.coordinator.store import Change, LeaseGone
+from drover.coordinator.timings import Timings
 from drover.coordinator.txn import ModRevision, Put, Txn, TxnResult, absent
 from drover.coordinator.view import View
 from tests.model.store import ModelCluster

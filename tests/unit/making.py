@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from drover.coordinator.keys import Keys
+from drover.coordinator.protocol.dataset import Cluster, Dataset, Node
 from drover.coordinator.protocol.ownership import Seat
-from drover.coordinator.protocol.placement import Cluster, Dataset, Node
 from drover.coordinator.records import (
     Answers,
     DatasetSpec,

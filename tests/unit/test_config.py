@@ -13,7 +13,7 @@ import drover
 from drover.agent import config, config_sources
 from drover.agent.config import Settings, load, load_or_exit
 from drover.agent.config_errors import ConfigError, leaves
-from drover.coordinator.records import PROFILES
+from drover.coordinator.timings import PROFILES
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "agent.toml"
 Write = Callable[[str], Path]

@@ -12,7 +12,8 @@ from drover.agent import steps
 from drover.coordinator.cli.errors import ExitCode
 from drover.coordinator.keys import Kind
 from drover.coordinator.protocol import ownership, session
-from drover.coordinator.records import PROFILES, Evidence
+from drover.coordinator.records import Evidence
+from drover.coordinator.timings import PROFILES
 from drover.coordinator.txn import Txn
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,8 @@ import pytest
 
 from drover.coordinator.protocol.observer import OBSERVERS, collectable, observe, silence, stand_in, whom
 from drover.coordinator.protocol.placement import rank
-from drover.coordinator.records import MAX_D_HARD, PROFILES, Evidence, Heartbeat, State, required_wait
+from drover.coordinator.records import Evidence, Heartbeat, State
+from drover.coordinator.timings import MAX_D_HARD, PROFILES, required_wait
 from tests.unit.making import cluster, dead, fence, holder, incarnation, tenure
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from drover.coordinator.protocol import ownership
+from drover.coordinator.protocol.dataset import Dataset, Invalid
 from drover.coordinator.protocol.observer import stand_in
 from drover.coordinator.protocol.ownership import Seat
-from drover.coordinator.protocol.placement import Dataset, Invalid
 from drover.coordinator.records import (
     Answers,
     Evidence,

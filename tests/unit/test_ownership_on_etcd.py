@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from drover.coordinator.protocol import ownership
+from drover.coordinator.protocol.dataset import Dataset, Node
 from drover.coordinator.protocol.observer import stand_in
 from drover.coordinator.protocol.ownership import Seat
-from drover.coordinator.protocol.placement import Dataset, Node
 from drover.coordinator.records import (
     Evidence,
     Heartbeat,

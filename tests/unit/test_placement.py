@@ -10,18 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drover.coordinator.keys import Kind
+from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid
 from drover.coordinator.protocol.ignored import ignored, warning
 from drover.coordinator.protocol.placement import (
     MAX_UNIT,
     RANK_STEP,
     REFUSED_PAUSE,
     Claim,
-    Cluster,
-    Dataset,
     Decision,
     Dismiss,
     Give,
-    Invalid,
     Keep,
     Nothing,
     coming,

@@ -28,7 +28,8 @@ from drover.agent.steps import (
 )
 from drover.agent.storage.base import Attached, Away, Here
 from drover.agent.workloads.base import Absent
-from drover.coordinator.protocol.placement import REFUSED_PAUSE, Claim, Invalid
+from drover.coordinator.protocol.dataset import Invalid
+from drover.coordinator.protocol.placement import REFUSED_PAUSE, Claim
 from drover.coordinator.records import Answers, Evidence, Phase, State
 from tests.unit.making import (
     DESIRED_CREATED,

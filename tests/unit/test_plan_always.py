@@ -30,7 +30,7 @@ from drover.agent.steps import (
 from drover.agent.storage.base import Attached, Away, Here, Mounted
 from drover.agent.workloads.base import Absent
 from drover.coordinator.protocol import ownership
-from drover.coordinator.protocol.placement import Cluster, Dataset, Invalid, Node
+from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid, Node
 from drover.coordinator.records import Answers, DatasetSpec, Evidence, State, Tenure
 from tests.unit.making import (
     BACKEND,

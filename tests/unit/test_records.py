@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drover.coordinator.records import (
-    MAX_D_HARD,
-    PROFILES,
     Answers,
     Cluster,
     Cordon,
@@ -29,12 +27,11 @@ from drover.coordinator.records import (
     State,
     Status,
     Tenure,
-    Timings,
     WorkloadSpec,
-    required_wait,
     timestamp,
 )
 from drover.coordinator.sizes import format_size, parse_size
+from drover.coordinator.timings import MAX_D_HARD, PROFILES, Timings, required_wait
 
 GIB = 2**30
 

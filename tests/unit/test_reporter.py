@@ -11,7 +11,7 @@ import pytest
 
 from drover.agent.reporter import Reporter
 from drover.coordinator.member import Member
-from drover.coordinator.protocol.placement import Dataset
+from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.records import Phase, Status
 from drover.coordinator.store import NoSpace
 from tests.unit import making

@@ -28,7 +28,8 @@ from drover.coordinator.protocol.session import (
     gate,
     steady,
 )
-from drover.coordinator.records import Heartbeat, Timings
+from drover.coordinator.records import Heartbeat
+from drover.coordinator.timings import Timings
 from drover.coordinator.txn import ModRevision, Put, absent
 
 ME = Identity("a", "a.1", "machine-a", "boot-1", armed=True)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drover.coordinator.keys import Keys, Kind
-from drover.coordinator.protocol.placement import Invalid
+from drover.coordinator.protocol.dataset import Invalid
 from drover.coordinator.records import Cordon, DatasetSpec, Phase, Record, Status
 from drover.coordinator.txn import Delete, Put, Txn
 from drover.coordinator.view import View
