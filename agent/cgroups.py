@@ -228,9 +228,9 @@ class Cgroups:
         if not self._write(directory, "cgroup.kill", "1"):
             # Linux before 5.14. Frozen, so that nobody forks faster than this kills.
             self._write(directory, "cgroup.freeze", "1")
-            for below in [directory, *directory.glob("**/")]:
-                for pid in _pids(below):
-                    _kill(pid, below)
+            for below, _, _ in os.walk(directory):
+                for pid in _pids(Path(below)):
+                    _kill(pid, Path(below))
 
     @staticmethod
     def _write(directory: Path, file: str, value: str) -> bool:

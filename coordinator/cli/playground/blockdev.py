@@ -55,7 +55,7 @@ def orphans(directory: Path) -> list[Loop]:
     lost = {loop: identity for loop, identity in others.items() if identity and identity != _file(Path(loop.image))}
     if not lost:
         return []
-    ours = {_file(path) for path in directory.rglob("*")}
+    ours = {_file(Path(below, name)) for below, _, names in os.walk(directory) for name in names}
     return [loop for loop, identity in lost.items() if identity in ours]
 
 

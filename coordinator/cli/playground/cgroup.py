@@ -50,7 +50,7 @@ class Group:
     def pids(self) -> list[int]:
         """Of all processes in it and below, as this PID namespace counts; [] where there is no such group."""
         found = []
-        for directory in [self.path, *self.path.glob("**/")]:
+        for directory in self._tree():
             with suppress(FileNotFoundError, OSError):
                 found += [int(pid) for pid in (directory / "cgroup.procs").read_text().split()]
         return sorted({pid for pid in found if pid})
@@ -84,13 +84,17 @@ class Group:
 
     def remove(self) -> None:
         """With all below it. Raises Failed where processes are in it."""
-        for directory in sorted([self.path, *self.path.glob("**/")], reverse=True):
+        for directory in sorted(self._tree(), reverse=True):
             try:
                 directory.rmdir()
             except FileNotFoundError:
                 continue
             except OSError as error:
                 raise Failed(f"cgroup {directory} cannot be removed: {error.strerror}", outcome="") from error
+
+    def _tree(self) -> list[Path]:
+        """It and all below; os.walk does not mind that some are removed meanwhile."""
+        return [Path(directory) for directory, _, _ in os.walk(self.path)]
 
     def _event(self, name: str) -> bool:
         try:
