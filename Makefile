@@ -3,14 +3,15 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test unit lint proto bench-move bench-failover clean
+.PHONY: setup demo test test-all unit lint proto bench-move bench-failover bench-idle clean
 
 setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
 test: setup
 	$(BIN)/pytest tests/unit -n 2
-	$(BIN)/pytest tests/contract -n 2 --dist loadfile --timeout 240
+	$(BIN)/pytest tests/contract -n 2 --dist loadfile --timeout 240 -m 'not long'
 	$(BIN)/pytest tests/cluster -n 2 --dist loadfile --timeout 240
+test-all: test ; $(BIN)/pytest tests/contract -m long
 unit: setup ; $(BIN)/pytest tests/unit -n 2
 lint: setup
 	$(BIN)/ruff check agent coordinator tests bench tools
@@ -20,4 +21,5 @@ lint: setup
 proto: setup ; tools/proto
 bench-move: setup ; $(BIN)/python -m bench.move
 bench-failover: setup ; $(BIN)/python -m bench.failover
+bench-idle: setup ; $(BIN)/python -m bench.idle
 clean: ; rm -rf .venv .cache

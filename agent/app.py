@@ -21,6 +21,7 @@ from drover.agent.execute import Executor
 from drover.agent.guard.client import Guard
 from drover.agent.guard.settings import Files, GuardSettings
 from drover.agent.helper.pool import HelperPool
+from drover.agent.ignored import IgnoredInput
 from drover.agent.janitor import Janitor
 from drover.agent.local import Local
 from drover.agent.machine import boot_id
@@ -35,11 +36,11 @@ from drover.agent.workloads.base import Runtime
 from drover.agent.workloads.process import ProcessRuntime
 from drover.coordinator.clock import read_clock
 from drover.coordinator.join import Applicant, Joining, Refused
-from drover.coordinator.keys import Keys, Kind
+from drover.coordinator.keys import Keys
 from drover.coordinator.member import Lost, Member
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import Loss
-from drover.coordinator.records import NodeRecord, Status, timestamp
+from drover.coordinator.records import NodeRecord, timestamp
 from drover.coordinator.store import Store
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,8 @@ class Agent:
 
     async def _live_once(self, member: Member, guard: Guard, helpers: HelperPool) -> None:
         self._member = member
-        reporter = Reporter(member, self._told)
+        ignored = IgnoredInput(member.view, member.node, self._telemetry)
+        reporter = Reporter(member, lambda dataset: self._told(ignored, dataset))
         local = Local(self._backends, lambda name: workers.wake(name))
         allowed = frozenset(self._settings.workloads.allow)
         execute = Executor(
@@ -173,6 +175,7 @@ class Agent:
             group.create_task(self._keep_gate(member, guard, local, workers))
             await self._picture(member)
             group.create_task(reporter.run())
+            group.create_task(ignored.run())
             group.create_task(local.run())
             group.create_task(workers.run())
             group.create_task(janitor.run())
@@ -248,10 +251,8 @@ class Agent:
     def heartbeat(self, outcome: str, seconds: float) -> None:
         self._telemetry.heartbeat("ok" if outcome == "answered" else "failed", seconds)
 
-    def _told(self, status: Status, before: Status | None) -> None:
-        if status.warning and (before is None or before.warning != status.warning):
-            kinds = {"spec": Kind.DATASETS, "workload": Kind.WORKLOADS}
-            self._telemetry.ignored(kinds.get(status.warning.partition(" ")[0], Kind.DESIRED))
+    def _told(self, ignored: IgnoredInput, dataset: str) -> None:
+        ignored.look(dataset)
         self._sight.ring()
 
     # Making the parts.
@@ -280,6 +281,7 @@ class Agent:
             lease=0,
             address=settings.address,
             backends=tuple(sorted(self._backends)),
+            limits={name: backend.limits for name, backend in self._backends.items()},
             version=drover.__version__,
             joined=timestamp(datetime.now(UTC)),
         )

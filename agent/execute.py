@@ -142,7 +142,7 @@ class Executor:
 
     async def _create(self, d: Dataset) -> None:
         backend, volume = self._at(d)
-        if isinstance(d.spec, DatasetSpec) and (wrong := backend.refuse(d.spec.size, d.spec.fs)):
+        if isinstance(d.spec, DatasetSpec) and (wrong := backend.limits.refuse(d.spec.size, d.spec.fs)):
             raise StorageError(wrong)
         object_ = await backend.create(volume, self._token(d))
         await self.member.born(d, object_)

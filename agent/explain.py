@@ -8,6 +8,7 @@ from drover.agent.situation import TRIES, Situation
 from drover.agent.storage.base import Attached, Away, Mounted
 from drover.agent.workloads.base import Absent, Exited
 from drover.agent.workloads.restart import restart_at
+from drover.coordinator.protocol import ignored, placement
 from drover.coordinator.protocol.placement import Claim, Dataset, Decision, Dismiss, Give, Keep, Nothing, speaker
 from drover.coordinator.records import Holder, Phase, State, Status
 
@@ -58,6 +59,8 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
             status = _with(status, phase=Phase.MOVING, reason=because)
         case Keep(warning) if warning:
             status = _with(status, warning=warning)
+        case _:
+            status = _with(status, warning=ignored.warning(s.unit, s.cluster))
     if tenure.state is State.ASSIGNED and (waits := [h for h in tenure.unfenced if not s.clearable(d, h)]):
         status = _with(status, phase=Phase.WAITING, reason=_unfenced_reason(s, waits))
     if s.trouble is not None:
@@ -66,6 +69,8 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
         return _with(status, phase=phase, reason=s.trouble.reason)
     if status.phase in (Phase.STARTING, Phase.ACTIVE) and (note := _workload_note(s, d)):
         status = _with(status, reason=note)
+    if status.phase is Phase.ACTIVE and (stays := placement.stays(s.node, s.unit)):
+        status = _with(status, reason=f"{status.reason}; {stays}" if status.reason else stays)
     return status
 
 

@@ -34,10 +34,10 @@ class _Open:
 
 
 class Reporter:
-    """Keeps the newest status of each dataset and writes it where etcd has another one. told: called with each status
-    that a person would see change, and the one before."""
+    """Keeps the newest status of each dataset and writes it where etcd has another one. told: called with each
+    dataset whose status has changed for a person."""
 
-    def __init__(self, member: Member, told: Callable[[Status, Status | None], None]) -> None:
+    def __init__(self, member: Member, told: Callable[[str], None]) -> None:
         self._member, self._told = member, told
         self.statuses: dict[str, Status] = {}
         self._open: dict[str, _Open] = {}
@@ -51,7 +51,7 @@ class Reporter:
         if changed:
             status = status.model_copy(update={"since": timestamp(datetime.now(UTC))})
             self.statuses[d.name] = status
-            self._told(status, before)
+            self._told(d.name)
         elif before is not None:
             status = before
         # What etcd shows may be about to be overwritten by the one before, which is under way.

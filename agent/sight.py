@@ -53,6 +53,9 @@ class Sight:
         health[SESSION] = None if member.live and not self.ended else "the session has lapsed: nothing here writes"
         return health
 
+    def looks(self) -> Mapping[str, int]:
+        return self._local.looks if self._local else {}
+
     def datasets(self) -> Sequence[DatasetView]:
         if self._member is None:
             return ()

@@ -117,3 +117,6 @@ Step = (
     | Release
     | Destroy
 )
+
+AT_STORAGE = (Clear, Create, Publish, Grow, Unpublish, Destroy)
+"""After these something else may be here than before; the others are transactions, and workloads."""

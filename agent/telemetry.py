@@ -7,7 +7,7 @@ registry of its own: nothing is global.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -72,6 +72,7 @@ STEPS = Metric("drover_steps_total", "counter", "Steps that workers ran: ok, fai
 STEP = Metric("drover_step_seconds", "histogram", "Time that a step took", ("step",), "s", _WORK)
 IGNORED = Metric("drover_ignored_input_total", "counter", "What users wrote that could not be used", ("kind",))
 RESTARTS = Metric("drover_workload_restarts_total", "counter", "Workloads that ended and were started again here")
+LOOKS = Metric("drover_backend_looks_total", "counter", "Times that a back end was asked what is here", ("backend",))
 
 METRICS = (
     DATASETS,
@@ -87,16 +88,19 @@ METRICS = (
     STEP,
     IGNORED,
     RESTARTS,
+    LOOKS,
 )
 
 
 @dataclass(frozen=True)
 class Gauges:
-    """datasets: how many, by (phase, backend). margin: seconds until D_soft. connected: etcd answers."""
+    """datasets: how many, by (phase, backend). margin: seconds until D_soft. connected: etcd answers. looks: so far, by
+    backend."""
 
     datasets: Mapping[tuple[str, str], int]
     margin: float
     connected: bool
+    looks: Mapping[str, int] = field(default_factory=dict)
 
 
 class Telemetry:
@@ -111,10 +115,11 @@ class Telemetry:
         self._provider = MeterProvider([reader], resource, shutdown_on_exit=False)
         self._meter = self._provider.get_meter("drover")
         self._gauges: Gauges | None = None
-        self._counters = {m: self._counter(m) for m in METRICS if m.kind == "counter"}
+        self._counters = {m: self._counter(m) for m in METRICS if m.kind == "counter" and m is not LOOKS}
         self._histograms = {m: self._histogram(m) for m in METRICS if m.kind == "histogram"}
         for gauge, look in ((DATASETS, self._datasets), (MARGIN, self._margin), (CONNECTED, self._connected)):
             self._meter.create_observable_gauge(gauge.name, [look], gauge.unit, gauge.help)
+        self._meter.create_observable_counter(LOOKS.name, [self._looks], LOOKS.unit, LOOKS.help)
 
     def moved(self, cutover: float) -> None:
         """A planned move ended with the dataset mounted here. cutover: seconds that it was mounted nowhere."""
@@ -178,3 +183,8 @@ class Telemetry:
     def _connected(self, _: CallbackOptions) -> Iterable[Observation]:
         if gauges := self._gauges:
             yield Observation(int(gauges.connected))
+
+    def _looks(self, _: CallbackOptions) -> Iterable[Observation]:
+        if gauges := self._gauges:
+            for backend, count in gauges.looks.items():
+                yield Observation(count, {"backend": backend})

@@ -12,7 +12,7 @@ from drover.agent.execute import Executor
 from drover.agent.plan import Plan, plan
 from drover.agent.reporter import Reporter
 from drover.agent.situation import Blocked, Situation, Trouble
-from drover.agent.steps import StartWorkload, Step, Unpublish
+from drover.agent.steps import AT_STORAGE, StartWorkload, Step, Unpublish
 from drover.agent.storage.base import Busy, StorageError
 from drover.agent.workloads.base import Absent, Condition, Exited, WorkloadError
 from drover.agent.workloads.restart import restarts
@@ -177,8 +177,9 @@ class Worker:
             self._shared.execute.telemetry.step(name, "failed", time.monotonic() - began)
             return error
         finally:
-            for dataset in unit:
-                self._shared.execute.local.forget(dataset)
+            if isinstance(step, AT_STORAGE):
+                for dataset in unit:
+                    self._shared.execute.local.forget(dataset)
         self._shared.execute.telemetry.step(name, "ok", time.monotonic() - began)
         if isinstance(step, StartWorkload) and isinstance(ended := conditions.get(step.workload), Exited):
             self._shared.execute.telemetry.workload_restarted()

@@ -23,9 +23,15 @@ class Workers:
 
     def wake(self, name: str | None) -> None:
         """Something of this dataset has changed; None: something that concerns all."""
-        self._changed.set()
+        if name is None or not self._in_order(name):
+            self._changed.set()
         for worker in self._workers.values() if name is None else filter(None, [self._workers.get(name)]):
             worker.wake()
+
+    def _in_order(self, name: str) -> bool:
+        """Whether this dataset has the worker that it should have. Where a unit changes, one of its datasets has."""
+        worker = self._workers.get(name)
+        return worker is not None and self._view.known(name) and self._view.members(name) == worker.names
 
     def wake_workload(self, workload: str) -> None:
         """A workload has started or ended here."""

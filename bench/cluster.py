@@ -45,8 +45,9 @@ def put(playground: Playground, name: str, node: str) -> None:
     playground.etcdctl("put", f"/drover/desired/{name}", node)
 
 
-def active(playground: Playground, name: str, *nodes: str, within: float = 30.0) -> dict[str, Any]:
-    """Waits until its status says active on one of these nodes; that status."""
+def active(playground: Playground, name: str, *nodes: str, within: float = 30.0, every: float = 0.01) -> dict[str, Any]:
+    """Waits until its status says active on one of these nodes; that status. every: seconds between two looks, which
+    cost processor time that what is measured needs, too."""
     found: dict[str, Any] = {}
 
     def there() -> bool:
@@ -54,5 +55,5 @@ def active(playground: Playground, name: str, *nodes: str, within: float = 30.0)
         found = record(playground, f"status/{name}")
         return found.get("phase") == "active" and found.get("node") in nodes
 
-    eventually(there, f"{name} active on {' or '.join(nodes)}", within)
+    eventually(there, f"{name} active on {' or '.join(nodes)}", within, every)
     return found

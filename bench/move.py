@@ -64,6 +64,7 @@ def bare(directory: Path) -> Iterator[Bare]:
     with image.open("wb") as file:
         file.truncate(2**30)
     subprocess.run(["mkfs.xfs", "-q", str(image)], check=True)
+    subprocess.run(["fallocate", "--length", str(2**30), str(image)], check=True)
     attach = ["losetup", "--find", "--show", "--direct-io=on", str(image)]
     device = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
     subprocess.run(["mount", "-o", "noatime", device, str(here)], check=True)
@@ -91,7 +92,7 @@ def at_once(playground: Playground, names: list[str], to: str) -> float:
     began = time.time()
     playground.etcdctl("txn", stdin=f"\n{puts}\n\n")
     for name in names:
-        active(playground, name, to)
+        active(playground, name, to, every=0.1)
     return max(_since(playground, name) for name in names) - began
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from drover.coordinator.clock import Clock, read_clock
 from drover.coordinator.housekeeping import Housekeeping
 from drover.coordinator.join import Joined, Saved
-from drover.coordinator.keys import Keys
+from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.observers import Observers
 from drover.coordinator.protocol import observer, ownership, session
 from drover.coordinator.protocol.clock import Deadline, Instant
@@ -35,7 +35,7 @@ from drover.coordinator.records import (
     timestamp,
 )
 from drover.coordinator.store import Denied, LeaseGone, NoSpace, Store, StoreError, Unanswered, Unavailable
-from drover.coordinator.txn import Compare, Put, Txn, TxnResult, absent, unchanged
+from drover.coordinator.txn import Compare, Entry, Put, Txn, TxnResult, absent, unchanged
 from drover.coordinator.view import View
 
 log = logging.getLogger(__name__)
@@ -268,11 +268,18 @@ class Member:
             log.debug("lease: %s", error)
 
     async def _ensure_node(self) -> None:
-        """nodes/<me> is there, says what this agent is now, and hangs on the lease that I keep alive."""
+        """nodes/<me> is there, says what this agent is now, and hangs on the lease that I keep alive. etcd is only
+        asked where the view does not show it."""
         key = self.keys.node(self.node)
-        entry = await self.store.get(key)
         record = self._describe.model_copy(update={"incarnation": self.incarnation, "lease": self.lease})
-        if entry is not None and (entry.lease, entry.value) == (self.lease, record.encode()):
+        wanted = (self.lease, record.encode())
+
+        def right(entry: Entry | None) -> bool:
+            return entry is not None and (entry.lease, entry.value) == wanted
+
+        if self.view.connected and right(self.view.entry(Kind.NODES, self.node)):
+            return
+        if right(entry := await self.store.get(key)):
             return
         compare: list[Compare] = [unchanged(key, entry), absent(self.keys.fence(self.incarnation))]
         await self.store.txn(Txn(tuple(compare), (Put(key, record.encode(), self.lease),)))

@@ -36,7 +36,7 @@ class Observers:
 
     async def run(self) -> None:
         view = self._member.view
-        view.subscribe(lambda _: self._changed.set())
+        view.subscribe(self._note)
         async with asyncio.TaskGroup() as group:
             while True:
                 self._changed.clear()
@@ -47,6 +47,13 @@ class Observers:
                         await self._changed.wait()
                 except TimeoutError:
                     continue
+
+    def _note(self, dataset: str | None) -> None:
+        """Whom to watch depends on the nodes, and on the datasets of those that are not here."""
+        view = self._member.view
+        tenure = view.dataset(dataset).tenure if dataset is not None else None
+        if dataset is None or (tenure is not None and tenure.node not in view.cluster.nodes):
+            self._changed.set()
 
     def _adjust(self, group: asyncio.TaskGroup) -> None:
         member = self._member

@@ -7,6 +7,8 @@ may have added.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -23,7 +25,7 @@ from pydantic import (
 )
 
 from drover.coordinator.keys import name_error
-from drover.coordinator.sizes import parse_size
+from drover.coordinator.sizes import format_size, parse_size
 
 FORMAT = 1
 """Version of the stored format, kept in the `cluster` record."""
@@ -48,7 +50,7 @@ def _name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """What a user typed may be in it: nothing of that breaks the line, or is longer than a line."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:301])
     return shown if len(text) <= 300 else shown[:300] + "…"
@@ -73,13 +75,24 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(value)
         except ValidationError as error:
-            first = error.errors()[0]
+            first, *others = error.errors()
             if first["type"] == "json_invalid":
                 shown = value[:60].decode(errors="replace")
                 raise InvalidRecord(f"the value is not JSON: {shown!r}") from None
+            # A field that is missing is mostly one that was misspelt.
+            first = next((one for one in (first, *others) if one["type"] == "extra_forbidden"), first)
             where = ".".join(str(part) for part in first["loc"])
             said = first["msg"].removeprefix("Value error, ")
-            raise InvalidRecord(_one_line(f"{where}: {said}" if where else said)) from None
+            if first["type"] == "extra_forbidden":
+                said = cls._no_field(where)
+            raise InvalidRecord(one_line(f"{where}: {said}" if where else said)) from None
+
+    @classmethod
+    def _no_field(cls, typed: str) -> str:
+        near = difflib.get_close_matches(typed[:64].lower(), cls.model_fields, n=1)
+        return "there is no such field; " + (
+            f"did you mean {near[0]}?" if near else f"there are {', '.join(cls.model_fields)}"
+        )
 
 
 class UserRecord(Record):
@@ -150,8 +163,27 @@ class WorkloadSpec(UserRecord):
         return self
 
 
+class Limits(Record):
+    """What a back end can make. fs: the file system where a spec names none. minimum: by file system, bytes."""
+
+    fs: str
+    minimum: dict[str, int]
+
+    def refuse(self, size: int, fs: str | None) -> str:
+        """Why a dataset of so many bytes cannot be made with this file system; "" where it can."""
+        kind = fs or self.fs
+        if kind not in self.minimum:
+            return f"fs must be {' or '.join(self.minimum)}, not {kind!r}"
+        if size >= (needed := self.minimum[kind]):
+            return ""
+        other = next((name for name, least in self.minimum.items() if least <= size), None)
+        more = f"ask for more, or for {other}" if other else "ask for more"
+        return f"size {format_size(size)} is too small: {kind} needs at least {format_size(needed)}; {more}"
+
+
 class NodeRecord(Record):
-    """`nodes/<n>`, on the session's lease: a node that is here. `lease` is that lease's id, for handovers to it."""
+    """`nodes/<n>`, on the session's lease: a node that is here. `lease` is that lease's id, for handovers to it.
+    limits: by back end, so that what cannot be made is refused before anybody takes it."""
 
     incarnation: str
     machine: str
@@ -159,6 +191,7 @@ class NodeRecord(Record):
     lease: int
     address: str = ""
     backends: tuple[str, ...] = ()
+    limits: dict[str, Limits] = {}
     version: str = ""
     joined: str = ""
 
@@ -179,6 +212,13 @@ class Heartbeat(Record):
     machine: str = ""
     boot: str = ""
     placeholder: bool = False
+
+
+def refusal(spec: DatasetSpec, nodes: Iterable[NodeRecord]) -> str:
+    """Why no node that offers the spec's back end can make the dataset; "" where one can, or none offers it."""
+    offering = [node for node in nodes if spec.backend in node.backends]
+    said = [node.limits[spec.backend].refuse(spec.size, spec.fs) for node in offering if spec.backend in node.limits]
+    return said[0] if said and len(said) == len(offering) and all(said) else ""
 
 
 class LeaseRecord(Record):

@@ -76,12 +76,14 @@ class Changes:
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """cluster_id: etcd's own, in hex. revision: of a linearizable answer. db_size, quota: bytes; 0: not told."""
+    """cluster_id: etcd's own, in hex. revision: of a linearizable answer. db_size, quota: bytes, of the member
+    that answered. quota 0: not told (by etcd before 3.6)."""
 
     cluster_id: str
     version: str
     revision: int
     db_size: int
+    quota: int = 0
 
 
 class Store(Protocol):

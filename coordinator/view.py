@@ -38,6 +38,7 @@ _RECORDS: Mapping[Kind, type[Record]] = {
     Kind.STATUS: Status,
 }
 _OF_DATASETS = frozenset({Kind.DATASETS, Kind.DESIRED, Kind.OWNERS, Kind.LEASES, Kind.STATUS})
+_NAMING = (Kind.DATASETS, Kind.DESIRED, Kind.OWNERS)
 _OF_ALL = frozenset({Kind.NODES, Kind.FENCES, Kind.CORDONS, Kind.WORKLOADS, Kind.PAUSE})
 
 Wake = Callable[[str | None], None]
@@ -143,7 +144,11 @@ class View:
 
     def names(self) -> set[str]:
         """All that is called a dataset in any way, mistyped names included."""
-        return {name for kind in (Kind.DATASETS, Kind.DESIRED, Kind.OWNERS) for name in self._entries[kind]}
+        return {name for kind in _NAMING for name in self._entries[kind]}
+
+    def known(self, name: str) -> bool:
+        """Whether it is one of `names`."""
+        return any(name in self._entries[kind] for kind in _NAMING)
 
     def dataset(self, name: str) -> Dataset:
         if (known := self._datasets.get(name)) is not None:

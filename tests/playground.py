@@ -26,12 +26,12 @@ from drover.coordinator.cli.playground.up import up
 DROVER = str(Path(sys.executable).with_name("drover"))
 
 
-def eventually(condition: Callable[[], bool], what: str, within: float = 10.0) -> None:
-    """Waits until it holds. within: seconds."""
+def eventually(condition: Callable[[], bool], what: str, within: float = 10.0, every: float = 0.01) -> None:
+    """Waits until it holds. within: seconds; every: seconds between two looks."""
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"not within {within} s: {what}"
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 @contextmanager

@@ -82,6 +82,10 @@ class Source(Protocol):
         """What is wrong with ETCD, SESSION and each `backend.<name>`; None: nothing. One line, fit for a user."""
         ...
 
+    def looks(self) -> Mapping[str, int]:
+        """How often each back end was asked what is here, since this incarnation joined."""
+        ...
+
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """`wake()` is called in the event loop after any of the above has changed (the margin's mere running down
         aside). Returns what ends the subscription; to end it twice is harmless."""
@@ -116,4 +120,4 @@ def unhealthy(source: Source) -> dict[str, str]:
 
 def gauges(source: Source) -> Gauges:
     counts = Counter((view.phase.value, view.backend) for view in source.datasets())
-    return Gauges(counts, source.node().margin, ETCD not in unhealthy(source))
+    return Gauges(counts, source.node().margin, ETCD not in unhealthy(source), source.looks())

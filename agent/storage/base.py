@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from drover.agent.guard.ladder import Cut
+from drover.coordinator.records import Limits
 
 
 class Family(StrEnum):
@@ -136,13 +137,15 @@ def check_token(stored: Token, mine: Token) -> None:
     if (stored.cluster, stored.uid) != (mine.cluster, mine.uid):
         raise Foreign(
             f"the data belongs to volume {stored.uid} of cluster {stored.cluster}, and this is volume {mine.uid} of "
-            f"cluster {mine.cluster}: nothing was touched; if this cluster should have it, see 'drover recover'"
+            f"cluster {mine.cluster}: nothing was touched; look whether this back end is set to another cluster's "
+            "storage; if this cluster should have the data, copy it into a new dataset"
         )
     if stored.epoch > mine.epoch or (stored.epoch == mine.epoch and stored.incarnation != mine.incarnation):
         raise Superseded(
             f"the data carries epoch {stored.epoch} of incarnation {stored.incarnation}, newer than ours (epoch "
             f"{mine.epoch} of {mine.incarnation}): another node has it, or etcd was restored from an old backup; "
-            "nothing was touched; after a restore run 'drover recover'"
+            "nothing was touched; if no other node has it and etcd was restored, set the epoch in the token that is "
+            f"stored with the data to {mine.epoch - 1}"
         )
 
 
@@ -170,10 +173,8 @@ class Backend(Protocol):
 
     name: str
     family: Family
-
-    def refuse(self, size: int, fs: str | None) -> str | None:
-        """Why a dataset of this size (bytes) and file system is not possible here; None where it is. Pure."""
-        ...
+    limits: Limits
+    """What it can make at all; told to all nodes, so that nobody takes what nobody could make."""
 
     async def health(self) -> str | None:
         """What is wrong with the back end on this node (directory missing, API does not answer); None: nothing."""

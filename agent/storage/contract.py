@@ -346,9 +346,9 @@ class Contract:
 
     async def test_refusals_say_what_would_do(self, nodes: TwoNodes) -> None:
         traits, backend = nodes.traits, nodes.a.backend
-        assert backend.refuse(traits.size, traits.fs) is None
-        assert "at least" in (backend.refuse(traits.too_small, traits.fs) or "")
-        assert "fat" in (backend.refuse(traits.size, "fat") or "")
+        assert backend.limits.refuse(traits.size, traits.fs) == ""
+        assert "at least" in backend.limits.refuse(traits.too_small, traits.fs)
+        assert "fat" in backend.limits.refuse(traits.size, "fat")
 
     async def test_a_sound_node_is_healthy_and_tells_its_capacity(self, nodes: TwoNodes) -> None:
         assert await nodes.a.backend.health() is None

@@ -80,6 +80,15 @@ def diagnosis(fs: str, device: str, why: OSError) -> Damaged:
     return _damaged(fs, f"it cannot be mounted ({why.strerror})", f"{' '.join(command[:2])} finds: {found}")
 
 
+def twin(device: str) -> str | None:
+    """The name in /dev of another device on which this kernel has this very xfs file system mounted, in whatever mount
+    namespace: then it mounts no second one (xfs_uuid_mount, EINVAL), and `nouuid` would only hide that two could write.
+    Read from the beginning of the first sector, which also a device that was cut off still shows."""
+    mine = _xfs_uuid(device)
+    others = [name for name in os.listdir("/sys/fs/xfs") if name != os.path.basename(device)] if mine else []
+    return next((name for name in others if _xfs_uuid(f"/dev/{name}") == mine), None)
+
+
 def grow_mounted(fs: str, device: str, path: str) -> None:
     """To the size of its device. Raises NotOnline, StorageError."""
     if fs == "xfs":
@@ -110,13 +119,25 @@ def _damaged(fs: str, what: str, found: str) -> Damaged:
 
 def _marked(device: str) -> bool:
     """s_magic and s_state of ext4's superblock (ext4.wiki.kernel.org, "Super Block"): 2 is EXT4_ERROR_FS."""
+    magic, state = struct.unpack("<HH", _read(device, 4, 1024 + 56).ljust(4, b"\0"))
+    return bool(magic == 0xEF53 and state & 2)
+
+
+def _xfs_uuid(device: str) -> bytes | None:
+    """sb_uuid of an xfs superblock (fs/xfs/libxfs/xfs_format.h); None where there is none, or no such device."""
+    try:
+        head = _read(device, 48, 0)
+    except OSError:
+        return None
+    return head[32:48] if head.startswith(b"XFSB") else None
+
+
+def _read(device: str, size: int, at: int) -> bytes:
     descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        mark = os.pread(descriptor, 4, 1024 + 56)
+        return os.pread(descriptor, size, at)
     finally:
         os.close(descriptor)
-    magic, state = struct.unpack("<HH", mark.ljust(4, b"\0"))
-    return bool(magic == 0xEF53 and state & 2)
 
 
 def _run(command: list[str]) -> None:

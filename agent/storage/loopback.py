@@ -2,6 +2,8 @@
 
 Settings, [backends.loopback]: `directory` (absolute, must exist; holds <uid>.img and <uid>.json), `direct_io` (default
 true: what a workload syncs is on the disk, and no page is cached twice).
+
+An image takes its whole size from the start, so that a directory that fills up later fails no write of a workload.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from drover.agent.storage.base import (
     Volume,
 )
 from drover.agent.storage.loopback_place import Place
-from drover.coordinator.sizes import format_size
+from drover.coordinator.records import Limits
 
 log = logging.getLogger("drover.storage")
 
@@ -47,6 +49,9 @@ class LoopbackBackend:
 
     name: str = "loopback"
     family: Family = Family.SHARED_FILE
+    limits: Limits = Limits(
+        fs=filesystems.DEFAULT, minimum={name: kind.minimum for name, kind in filesystems.KINDS.items()}
+    )
 
     def __init__(self, settings: Mapping[str, Any], node: str, runner: Runner) -> None:
         """Raises ValueError with one line that names the key."""
@@ -63,16 +68,6 @@ class LoopbackBackend:
         self._direct_io = direct_io
         self._node = node
         self._runner = runner
-
-    def refuse(self, size: int, fs: str | None) -> str | None:
-        kind = filesystems.KINDS.get(fs or filesystems.DEFAULT)
-        if kind is None:
-            return f"loopback makes {' or '.join(filesystems.KINDS)}, not {fs!r}"
-        if size >= kind.minimum:
-            return None
-        others = [name for name, other in filesystems.KINDS.items() if other.minimum <= size]
-        instead = f" or for {others[0]}" if others else ""
-        return f"{fs or filesystems.DEFAULT} needs at least {format_size(kind.minimum)}; ask for more{instead}"
 
     async def health(self) -> str | None:
         return await asyncio.to_thread(self._health)

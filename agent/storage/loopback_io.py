@@ -18,7 +18,16 @@ from typing import Any
 
 from drover.agent.storage import filesystems, loopdev, mounts, sidecar
 from drover.agent.storage.base import Busy, NoRoom, NotBlank, NotFound, StorageError, Token, check_token
-from drover.agent.storage.loopback_place import Place, check_room, missing, opened_image, room, rounded, unknown
+from drover.agent.storage.loopback_place import (
+    Place,
+    allocate,
+    check_room,
+    missing,
+    opened_image,
+    room,
+    rounded,
+    unknown,
+)
 from drover.agent.storage.loopdev import Loop
 from drover.agent.storage.mounts import Mount
 from drover.agent.storage.sidecar import Sidecar
@@ -129,8 +138,7 @@ def grow(place: Mapping[str, str], size: int) -> None:
             )
         with room(at, size):
             check_room(at, size - have)
-            os.ftruncate(image, size)
-            os.fsync(image)
+            allocate(image, size)
             loopdev.set_capacity(loop)
             try:
                 filesystems.grow_mounted(record.fs, loop.path, where[0].path)
@@ -180,6 +188,7 @@ def _make_image(at: Place, size: int, fs: str) -> None:
         os.ftruncate(image, 0)
         os.ftruncate(image, size)
         filesystems.make(fs, at.image)
+        allocate(image, size)
     finally:
         os.close(image)
 
@@ -277,6 +286,8 @@ def _mount(at: Place, loop: Loop, record: Sidecar, size: int, path: str) -> None
     except OSError as error:
         if loop.alive() or error.errno == errno.EBUSY:
             raise _busy(at, f"cannot be mounted at {path} ({error.strerror})", loop.number()) from error
+        if record.fs == "xfs" and (twin := filesystems.twin(loop.path)) is not None:
+            raise _mounted_twice(at, twin) from error
         raise filesystems.diagnosis(record.fs, loop.path, error) from error
     if smaller:
         if record.fs == "xfs":
@@ -339,6 +350,18 @@ def _busy(at: Place, what: str, number: str) -> Busy:
     by += [f"the mount {mount.path} in the namespace of process {pid}" for pid, mount in mounts.elsewhere(number)]
     who = ", ".join(by) or "something in the kernel (a swap file, a loop device, an NFS export)"
     return Busy(f"{at.dataset} {what}: in use by {who}", who)
+
+
+def _mounted_twice(at: Place, twin: str) -> Busy:
+    """By a node on this kernel, for example, that was cut off and whose agent does not run and unmount it."""
+    loop = next((loop for loop in loopdev.scan() if loop.name == twin), Loop(twin, "another image or disk"))
+    return _busy(
+        at,
+        f"cannot be mounted: a file system with its UUID is still mounted on this computer as {loop.path} (from "
+        f"{loop.backing}), and xfs mounts no second one. Unmount that, start the agent that has it again, or switch "
+        "its machine off",
+        loop.number(),
+    )
 
 
 def _used(path: str) -> int:

@@ -78,9 +78,22 @@ def _full(at: Place, what: str, size: int | None) -> NoRoom:
 
 
 def check_room(at: Place, size: int) -> None:
-    """Images are sparse, so more could be promised than there is: a new promise must at least be kept now."""
+    """Before `allocate`, which would take all that is left before it fails."""
     if _free(at) < size:
-        raise NoRoom("it would not fit, and sparse images are not made larger than what is free")
+        raise NoRoom("it would not fit")
+
+
+def allocate(image: int, size: int) -> None:
+    """All blocks of an open image: when the directory is full one day, no write to the file system in it may fail. What
+    is in the image stays. Trimming (fstrim) gives blocks back, and so does each write where the directory is on a file
+    system that copies on write. Raises OSError ENOSPC; the image is as large as before."""
+    before = os.fstat(image).st_size
+    try:
+        os.posix_fallocate(image, 0, size)
+    except OSError:
+        os.ftruncate(image, before)
+        raise
+    os.fsync(image)
 
 
 def _free(at: Place) -> int:

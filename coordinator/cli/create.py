@@ -46,6 +46,7 @@ async def declare(store: Store, keys: Keys, request: Request) -> Change:
         *_left_over(earlier),
     ]
     puts = [Put(keys.dataset(name), spec.encode(request.raw))]
+    spec.check_size(wanted, before)
     if request.on:
         warnings += check_target(request.on, wanted.backend, before, request.force)
         puts.append(Put(keys.desired(name), request.on.encode()))

@@ -63,9 +63,13 @@ def ls(
     picture = run(connection(endpoints, prefix), take)
     datasets = [it for it in picture.datasets.values() if shown(it, everything)]
     if as_json:
-        output.say_json(DatasetsJson(datasets=[dataset_json(it, picture) for it in datasets]))
+        output.say_json(
+            DatasetsJson(datasets=[dataset_json(it, picture) for it in datasets], ignored=dict(picture.ignored))
+        )
         return
-    if not datasets:
+    if datasets:
+        output.say(output.table(HEAD, [row(it, picture) for it in datasets], {"PHASE": paint}))
+    else:
         output.complain("No datasets yet. Declare one: drover create NAME --size 1GiB")
-        return
-    output.say(output.table(HEAD, [row(it, picture) for it in datasets], {"PHASE": paint}))
+    for key, reason in sorted(picture.ignored.items()):
+        output.complain(f"ignored: {output.plain(f'{key}: {reason}')}")

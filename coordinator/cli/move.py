@@ -86,18 +86,11 @@ async def _put(store: Store, keys: Keys, dataset: Dataset, node: str) -> int:
     revision), so where it was answered already, before a fail-over for example, the key is made anew."""
     key, before = keys.desired(dataset.name), dataset.desired
     conflict = f"somebody else said just now where {dataset.name} should be"
-    if before is not None and before.node == node and _answered(dataset):
+    if before is not None and before.node == node and dataset.answered:
         await commit(store, Txn((unchanged(key, before.entry),), (Delete(key),)), conflict)
         return (await commit(store, Txn((absent(key),), (Put(key, node.encode()),)), conflict)).revision
     put = Txn((unchanged(key, before.entry if before else None),), (Put(key, node.encode()),))
     return (await commit(store, put, conflict)).revision
-
-
-def _answered(dataset: Dataset) -> bool:
-    tenure, desired = dataset.tenure, dataset.desired
-    if tenure is None or desired is None:
-        return False
-    return (tenure.answers.value, tenure.answers.revision) == (desired.node, desired.entry.create_revision)
 
 
 def move(

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from drover.coordinator.keys import Key, Keys, Kind, name_error, range_end
+from drover.coordinator.cli.output import listing, near
+from drover.coordinator.keys import SINGLE, Key, Keys, Kind, name_error, range_end
 from drover.coordinator.protocol.placement import units
 from drover.coordinator.records import (
     Cordon,
@@ -75,6 +76,14 @@ class Dataset:
     unreadable: tuple[str, ...] = ()
 
     @property
+    def answered(self) -> bool:
+        """The tenure has acted on this very `desired`: the same value put again is no new wish."""
+        if self.tenure is None or self.desired is None:
+            return False
+        asked = (self.desired.node, self.desired.entry.create_revision)
+        return (self.tenure.answers.value, self.tenure.answers.revision) == asked
+
+    @property
     def spec(self) -> DatasetSpec | None:
         return self.declaration.spec if isinstance(self.declaration, Declared) else None
 
@@ -130,7 +139,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class Picture:
-    """fences: by incarnation, with their entries. paused: the `pause` key is there."""
+    """fences: by incarnation, with their entries. paused: the `pause` key is there. ignored: what users typed that
+    shows up nowhere else, by key below the prefix, and why nobody acts on it."""
 
     datasets: Mapping[str, Dataset]
     nodes: Mapping[str, Node]
@@ -138,6 +148,7 @@ class Picture:
     fences: Mapping[str, Fence]
     fence_entries: Mapping[str, Entry]
     paused: bool
+    ignored: Mapping[str, str]
     revision: int
 
     @property
@@ -188,10 +199,13 @@ def declare(name: str, entry: Entry | None) -> Declaration:
 def draw(entries: Mapping[str, Entry], keys: Keys, revision: int) -> Picture:
     """The picture that these entries make. Pure."""
     by_kind: dict[Kind, dict[str, Entry]] = defaultdict(dict)
+    ignored: dict[str, str] = {}
     for text, entry in entries.items():
         match keys.parse(text):
             case Key(kind, name):
                 by_kind[kind][name] = entry
+            case None:
+                ignored[text.removeprefix(keys.root)] = _unknown(text.removeprefix(keys.root))
     unreadable: dict[str, list[str]] = defaultdict(list)
 
     def typed(record: type[R], kind: Kind) -> dict[str, R]:
@@ -238,7 +252,19 @@ def draw(entries: Mapping[str, Entry], keys: Keys, revision: int) -> Picture:
         for name in members
     }
     workloads = {name: _workload(name, entry) for name, entry in by_kind[Kind.WORKLOADS].items()}
-    return Picture(datasets, nodes, workloads, fences, by_kind[Kind.FENCES], keys.pause in entries, revision)
+    ignored |= {f"{Kind.WORKLOADS}/{name}": it.invalid for name, it in workloads.items() if it.invalid}
+    return Picture(datasets, nodes, workloads, fences, by_kind[Kind.FENCES], keys.pause in entries, ignored, revision)
+
+
+def _unknown(key: str) -> str:
+    """Why a key below the prefix is none of ours."""
+    word = key.partition("/")[0]
+    if word in SINGLE:
+        return f"there is only {word}, without anything after it"
+    if word in set(Kind):
+        return f"a name is missing: {word}/NAME"
+    kinds = [kind.value for kind in Kind]
+    return f"there is no such kind of key. {near(word, kinds, f'There are: {listing(kinds, len(kinds))}')}"
 
 
 def _desired(entry: Entry | None) -> Desired | None:

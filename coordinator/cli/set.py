@@ -56,6 +56,8 @@ async def change(store: Store, keys: Keys, request: Request) -> Change:
         )
     if new == old:
         return Change(name, before, f"{name} is so already", changed=False)
+    if new.size != old.size:
+        spec.check_size(new, before)
     warnings = spec.failover_warnings(new, before)
     txn = Txn(compare=(unchanged(keys.dataset(name), entry),), then=(Put(keys.dataset(name), spec.encode(raw)),))
     await commit(store, txn, f"the spec of {name} was changed by somebody else just now")

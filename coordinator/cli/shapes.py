@@ -58,6 +58,9 @@ class DatasetsJson(TypedDict):
     """`drover ls --json`"""
 
     datasets: list[DatasetJson]
+    ignored: Annotated[
+        dict[str, str], "keys below the prefix that nobody acts on, with the reason, where no dataset tells it"
+    ]
 
 
 class NodesJson(TypedDict):

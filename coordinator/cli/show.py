@@ -12,6 +12,7 @@ from drover.coordinator.cli.situation import (
     NeedsYou,
     OnItsOwn,
     Situation,
+    desired_words,
     failover_words,
     fencing_words,
     fresh_status,
@@ -55,7 +56,7 @@ def facts(dataset: Dataset, seen: Situation, picture: Picture) -> list[tuple[str
         ("path", status.path if status and seen.phase == Phase.ACTIVE else ""),
         ("owner", f"{tenure.state.value}: {tenure.because}" if tenure and tenure.because else ""),
         ("may still write", listing(unfenced) if unfenced else ""),
-        ("desired", dataset.desired.node if dataset.desired else "none"),
+        ("desired", desired_words(dataset, picture)),
         ("cut-over", f"{status.cutover_ms} ms" if status and status.cutover_ms is not None else ""),
     ]
     if spec:
@@ -71,6 +72,7 @@ def facts(dataset: Dataset, seen: Situation, picture: Picture) -> list[tuple[str
     lines += [
         ("moves with", listing(together) if together else ""),
         ("used by", f"workload {listing(users)}" if users else ""),
+        *(("ignored", f"workload {user}: {wrong}") for user in users if (wrong := picture.workloads[user].invalid)),
         ("data", _data(dataset)),
     ]
     return [*lines, *(("unreadable", reason) for reason in dataset.unreadable)]

@@ -210,6 +210,21 @@ def fresh_status(dataset: Dataset) -> Status | None:
     return status
 
 
+def desired_words(dataset: Dataset, picture: Picture) -> str:
+    """What `desired` says, and why the dataset is not there."""
+    desired, tenure = dataset.desired, dataset.tenure
+    if desired is None:
+        return "none"
+    unit = [picture.datasets.get(name) for name in (dataset.name, *picture.together(dataset.name))]
+    newest, asking = max((it.desired.entry.mod_revision, it.name) for it in unit if it and it.desired)
+    if newest > desired.entry.mod_revision:
+        return f"{desired.node} (the newer wish for {asking}, which it moves with, counts)"
+    if dataset.answered and tenure and tenure.held and tenure.node != desired.node:
+        again = f"drover move {dataset.name} {desired.node}"
+        return f"{desired.node} (answered; it stays on {tenure.node} until it is moved, for example back: {again})"
+    return desired.node
+
+
 def failover_text(spec: DatasetSpec) -> str:
     """The policy as it is typed: `none`, `any` or `node-a,node-b`."""
     return spec.failover if isinstance(spec.failover, str) else ",".join(spec.failover)

@@ -10,7 +10,7 @@ from drover.coordinator.cli.errors import NotPossible, Usage
 from drover.coordinator.cli.output import listing, plain
 from drover.coordinator.cli.picture import Picture
 from drover.coordinator.keys import name_error
-from drover.coordinator.records import DatasetSpec, InvalidRecord
+from drover.coordinator.records import DatasetSpec, InvalidRecord, refusal
 
 
 def typed(
@@ -88,6 +88,12 @@ def check_backend(backend: str, picture: Picture) -> list[str]:
     raise NotPossible(
         f"no node offers back end {plain(backend)!r}", f"Offered in this cluster: {listing(picture.backends)}."
     )
+
+
+def check_size(spec: DatasetSpec, picture: Picture) -> None:
+    """Whether any live node could make it. Raises NotPossible."""
+    if wrong := refusal(spec, [node.record for node in picture.live.values() if node.record]):
+        raise NotPossible(wrong)
 
 
 def failover_warnings(spec: DatasetSpec, picture: Picture) -> list[str]:

@@ -19,6 +19,7 @@ from drover.coordinator.records import (
     State,
     Tenure,
     WorkloadSpec,
+    refusal,
 )
 
 MAX_UNIT = 40
@@ -127,7 +128,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Keep:
-    """Hold them and bring them up. warning: input that is ignored meanwhile."""
+    """Hold them and bring them up. warning: what stands in the way of what is asked."""
 
     warning: str = ""
 
@@ -151,10 +152,9 @@ class Dismiss:
 
 @dataclass(frozen=True)
 class Nothing:
-    """Not ours to act on; `reason` is for people, and shown where nobody holds it. stuck: it needs a person."""
+    """Not ours to act on; `reason` is for people, and shown where nobody holds it."""
 
     reason: str = ""
-    warning: str = ""
 
 
 Decision = Claim | Keep | Give | Dismiss | Nothing
@@ -198,7 +198,7 @@ def decide(me: str, incarnation: str, unit: Sequence[Dataset], cluster: Cluster)
     mine = [d for d in unit if d.tenure and d.tenure.held and d.tenure.incarnation == incarnation]
     if mine:
         claims = _claims(me, [d for d in unit if d not in mine], mine[0].name, cluster)
-        return _hold(me, unit, mine, cluster) or claims or Keep(_warning(unit, cluster))
+        return _hold(me, unit, mine, cluster) or claims or Keep()
     return _claim(me, unit, cluster)
 
 
@@ -227,12 +227,12 @@ def _hold(me: str, unit: Sequence[Dataset], mine: Sequence[Dataset], cluster: Cl
     asking = newest_desired(unit)
     if asking is None or asking.answered or not isinstance(asking.desired, str) or asking.desired == me:
         return None
-    if len(mine) > MAX_UNIT or _unfit(asking.desired, unit, cluster):
+    if len(mine) > MAX_UNIT or unfit(asking.desired, unit, cluster):
         return None
     return Give(asking.desired, f"desired says {asking.desired}")
 
 
-def _unfit(node: str, unit: Sequence[Dataset], cluster: Cluster) -> str:
+def unfit(node: str, unit: Sequence[Dataset], cluster: Cluster) -> str:
     """Why a node cannot be handed a unit; empty where it can."""
     if node not in cluster.nodes:
         return f"desired node {node!r} is not here; here are: {' '.join(sorted(cluster.nodes)) or 'none'}"
@@ -258,6 +258,14 @@ def newest_desired(unit: Sequence[Dataset]) -> Dataset | None:
     return max(asked, key=lambda d: d.desired_revision, default=None)
 
 
+def stays(node: str, unit: Sequence[Dataset]) -> str:
+    """Why a unit is at `node` and not where `desired` says: no dataset goes back by itself. "" where it is."""
+    asking = newest_desired(unit)
+    if asking is None or not asking.answered or asking.desired == node:
+        return ""
+    return f"desired {asking.desired} was answered; it stays on {node} until it is moved"
+
+
 def coming(node: str, unit: Sequence[Dataset], cluster: Cluster) -> bool:
     """Whether a unit is about to be handed to `node` by one that lives."""
     asking = newest_desired(unit)
@@ -265,23 +273,6 @@ def coming(node: str, unit: Sequence[Dataset], cluster: Cluster) -> bool:
         return False
     held = [d.tenure for d in unit if d.tenure is not None and d.tenure.held and d.tenure.node != node]
     return any(tenure.incarnation not in cluster.fences for tenure in held)
-
-
-def _warning(unit: Sequence[Dataset], cluster: Cluster) -> str:
-    """What a user put that is not acted on, for the holder's status."""
-    for d in unit:
-        if isinstance(d.spec, Invalid):
-            return f"spec ignored: {d.spec.reason}"
-        if isinstance(d.desired, Invalid):
-            return f"desired ignored: {d.desired.reason}"
-    if misfit := next((cluster.misfits[d.name] for d in unit if d.name in cluster.misfits), None):
-        return misfit
-    if len(unit) > MAX_UNIT:
-        return f"{len(unit)} datasets belong together; at most {MAX_UNIT} can move in one transaction"
-    asking = newest_desired(unit)
-    if asking is None or asking.answered or not isinstance(asking.desired, str):
-        return ""
-    return _unfit(asking.desired, unit, cluster)
 
 
 def _claims(me: str, others: Sequence[Dataset], beside: str, cluster: Cluster) -> Claim | None:
@@ -312,6 +303,9 @@ def _vacancy(d: Dataset, cluster: Cluster) -> str | None:
         return f"the spec cannot be used: {d.spec.reason}"
     if tenure is not None and tenure.held and tenure.incarnation not in cluster.fences:
         return f"held by {tenure.node}"
+    nodes = (node.record for node in cluster.nodes.values())
+    if isinstance(d.spec, DatasetSpec) and not d.kept and (wrong := refusal(d.spec, nodes)):
+        return f"the spec cannot be used: {wrong}"
     return None
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
+from drover.coordinator.cli.playground.layout import HTTP_PORT
+from drover.coordinator.keys import Kind
 from tests.cluster.cluster import COOPERATIVE, ROOT, Cluster, Dataset
 from tests.playground import eventually
 
@@ -21,6 +24,24 @@ def agents_live(cluster: Cluster) -> Iterator[None]:
     yield
     assert [cluster.playground.service_pid(node) for node in cluster.playground.nodes] == pids
     assert all("gate closed" not in cluster.log(node) for node in cluster.playground.nodes)
+
+
+def said(cluster: Cluster, words: str) -> int:
+    """How many lines of all agents' logs have these words."""
+    return sum(cluster.log(node).count(words) for node in cluster.playground.nodes)
+
+
+def counted(cluster: Cluster, kind: Kind) -> float:
+    """What all agents have ignored of a kind."""
+    total = 0.0
+    for node in cluster.playground.nodes:
+        with urllib.request.urlopen(
+            f"http://{cluster.playground.address(node)}:{HTTP_PORT}/metrics", timeout=5
+        ) as page:
+            for line in page.read().decode().splitlines():
+                if line.startswith(f'drover_ignored_input_total{{kind="{kind}"}}'):
+                    total += float(line.split()[1])
+    return total
 
 
 @pytest.mark.parametrize(
@@ -53,6 +74,7 @@ def test_a_new_dataset_with_a_wrong_desired_waits_and_a_healthy_one_stays_where_
     writer.goes_on("node-a")
     assert healthy.epoch == 1
     for data in (new, healthy):
+        assert said(cluster, f"/drover/desired/{data.name}: ") == 1, "in one agent's log, once"
         cluster.move(data, "node-b")
         data.active_on("node-b")
     eventually(lambda: not healthy.status["warning"], "the warning is gone")
@@ -74,10 +96,11 @@ def test_a_name_that_no_dataset_can_have_is_reported_under_what_was_typed(cluste
         ({"size": -5}, "size must be more than 0"),
         ({"size": "10GB?"}, "'10GB?' is not a size; write it like '10GiB'"),
         ({"size": None}, "size must be text like '10GiB'"),
-        ({"size": "200MiB", "fs": "xfs"}, "xfs needs at least 300"),
+        ({"size": "200MiB", "fs": "xfs"}, "xfs needs at least 300 MiB; ask for more, or for ext4"),
+        ({"size": "200MiB", "fs": None}, "xfs needs at least 300 MiB; ask for more, or for ext4"),
         ({"fs": "ntfs"}, "fs: "),
         ({"backend": "ebs2"}, "ebs2; offered in this cluster: loopback"),
-        ({"faillover": "any"}, "faillover: "),
+        ({"faillover": "any"}, "faillover: there is no such field; did you mean failover?"),
         ({"failover": "some"}, 'failover must be "none", "any" or a list of nodes'),
     ],
 )
@@ -88,7 +111,7 @@ def test_a_spec_that_cannot_be_used_makes_nothing_and_says_which_field_is_wrong(
     data.declare(**spec)
     cluster.move(data, "node-a")
     data.says(reason)
-    assert not data.owner.get("born")
+    assert not data.owner
     # Put right, it comes up without anybody's further doing.
     data.declare()
     data.active_on("node-a")
@@ -135,17 +158,25 @@ def test_a_dataset_for_which_there_is_no_room_says_so_and_comes_up_when_it_asks_
 def test_a_full_directory_of_images_is_reported_and_used_again_when_there_is_room(cluster: Cluster) -> None:
     playground = cluster.playground
     shared = playground.home("node-a") / "shared"
-    kept = cluster.dataset(on="node-b")
-    cluster.writer(kept)
     # For node-a alone, its namespace being its own.
-    playground.sh("node-a", f"mount -t tmpfs -o size=100m full {shared}; head -c 80M /dev/zero > {shared}/rubbish")
+    playground.sh("node-a", f"mount -t tmpfs -o size=200m full {shared}")
     try:
+        before = cluster.dataset(on="node-a")
+        writer = cluster.writer(before)
+        playground.sh("node-a", f"cat /dev/zero > {shared}/rubbish 2> /dev/null || true")
         data = cluster.dataset(on="node-a", active=False)
-        data.says("free", within=15)
+        data.says("no room for 64 MiB", "0 B free", within=15)
+        # What is there already has its whole size.
+        playground.sh("node-a", f"head -c 32M /dev/urandom > {before.path}/file; sync {before.path}/file")
+        writer.goes_on("node-a")
         playground.sh("node-a", f"rm {shared}/rubbish")
         data.active_on("node-a", within=40)
+        writer.check()
+        assert len(writer.turns) == 1
+        cluster.delete(f"workloads/{writer.name}")
+        cluster.delete(f"datasets/{before.name}")
         cluster.delete(f"datasets/{data.name}")
-        eventually(lambda: data.owner["state"] == "released", "it is released")
+        eventually(lambda: before.owner["state"] == data.owner["state"] == "released", "both are released")
     finally:
         playground.sh("node-a", f"umount {shared}")
 
@@ -175,4 +206,27 @@ def test_a_workload_that_cannot_be_used_is_reported_by_its_dataset(cluster: Clus
     name = cluster.name("wrong")
     spec = {"command": ["/bin/sh"], "datasets": [data.name], "comand": 1}
     cluster.put(f"workloads/{name}", json.dumps(spec))
-    data.says(f"workload {name}", "comand")
+    data.says(f"workload {name}", "comand: there is no such field; did you mean command?")
+
+
+def test_a_workload_that_is_no_record_is_logged_counted_and_shown_once(cluster: Cluster) -> None:
+    before = counted(cluster, Kind.WORKLOADS)
+    name = cluster.name("wrong")
+    cluster.put(f"workloads/{name}", "nonsense")
+    eventually(
+        lambda: said(cluster, f"/drover/workloads/{name}: the value is not JSON: 'nonsense'") > 0, "it is logged"
+    )
+    # Each agent has seen it when it has seen what came later.
+    cluster.writer(cluster.dataset(on="node-a"))
+    assert said(cluster, f"/drover/workloads/{name}: ") == 1
+    assert counted(cluster, Kind.WORKLOADS) == before + 1
+    assert f"ignored: workloads/{name}: the value is not JSON: 'nonsense'" in cluster.drover("ls").stderr
+
+
+def test_a_workload_that_becomes_nonsense_goes_on_running(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a")
+    writer = cluster.writer(data)
+    cluster.put(f"workloads/{writer.name}", "nonsense")
+    eventually(lambda: said(cluster, f"/drover/workloads/{writer.name}: ") == 1, "it is logged")
+    writer.goes_on("node-a")
+    assert len(writer.turns) == 1

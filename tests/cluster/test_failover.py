@@ -101,12 +101,15 @@ def test_a_dead_node_that_returns_does_not_get_its_dataset_back_unless_somebody_
     cluster.playground.start("node-a")
     cluster.until_all_joined()
     turn = writer.goes_on(node)
+    data.says("failed over from node-a", f"desired node-a was answered; it stays on {node} until it is moved")
     for _ in range(10):
         cluster.move(data, "node-a")
     # What comes after the puts in etcd is done by now: another dataset has come and is written to.
     cluster.writer(cluster.dataset(on="node-a"))
     assert (data.node, data.epoch) == (node, 2)
     assert writer.goes_on(node).writer == turn.writer
+    assert f"node-a (answered; it stays on {node}" in cluster.drover("show", data.name).stdout
+    assert "desired node-a was answered" in cluster.drover("ls").stdout
     cluster.drover("move", data.name, "node-a", "--wait")
     writer.goes_on("node-a")
     writer.check()
@@ -173,6 +176,21 @@ def test_an_agent_that_hangs_loses_its_dataset_and_its_writer_nothing_that_was_a
     writer.goes_on(node)
     writer.check()
     assert [turn.node for turn in writer.turns] == ["node-a", node]
+
+
+def test_an_xfs_that_an_agent_which_hangs_still_has_mounted_on_this_kernel_is_busy_and_comes_up_when_it_is_gone(
+    cluster: Cluster,
+) -> None:
+    """Nodes of a playground share a kernel, which mounts no xfs twice."""
+    data, writer = committing(cluster, fs="xfs", size="300MiB")
+    image = data.image.name
+    cluster.playground.freeze_agent("node-a")
+    status = data.says("cannot be mounted", "is still mounted on this computer", f"node-a/shared/{image}")
+    assert "damaged" not in status["reason"]
+    cluster.playground.thaw_agent("node-a")
+    node = data.active_on(*OTHERS, within=40)
+    writer.goes_on(node)
+    writer.check()
 
 
 def test_an_owner_cut_off_from_etcd_stops_by_its_own_deadline_and_another_takes_over_later(cluster: Cluster) -> None:

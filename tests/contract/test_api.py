@@ -48,6 +48,9 @@ class FakeSource:
     def health(self) -> dict[str, str | None]:
         return self.wrong
 
+    def looks(self) -> dict[str, int]:
+        return {"loopback": 2}
+
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         self.subscribers += 1
         end = self.bell.subscribe(wake)

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from drover.agent.storage.base import (
     NoRoom,
     NotBlank,
     Runner,
+    StorageError,
     Superseded,
     Volume,
 )
@@ -62,7 +63,7 @@ class Shared:
         self.image(volume).unlink()
 
     def stored(self, volume: Volume) -> str:
-        """Of the sidecar and of all parts of the image that are not holes."""
+        """Of the sidecar and of all blocks of the image that are not zero; holes are passed over."""
         digest = hashlib.sha256(self.sidecar(volume).read_bytes())
         with self.image(volume).open("rb") as image:
             end, at = os.fstat(image.fileno()).st_size, 0
@@ -72,8 +73,9 @@ class Shared:
                 except OSError:
                     break
                 hole = os.lseek(image.fileno(), at, os.SEEK_HOLE)
-                data = os.pread(image.fileno(), hole - at, at)
-                digest.update(f"{at}:".encode() + data.rstrip(b"\0"))
+                for block in range(at, hole, 4096):
+                    if any(data := os.pread(image.fileno(), 4096, block)):
+                        digest.update(f"{block}:".encode() + data)
                 at = hole
         return digest.hexdigest()
 
@@ -125,6 +127,26 @@ def namespace(script: str) -> Iterator[int]:
 
 class TestXfs(Contract):
     fs = "xfs"
+
+    async def test_while_what_was_severed_is_still_mounted_on_this_computer_it_is_busy_and_not_damaged(
+        self, nodes: TwoNodes, shared: Shared
+    ) -> None:
+        volume, token = await nodes.volume()
+        there = await nodes.a.publish(volume, token)
+        write_synced(there.path / "kept", MiB)
+        # As it is when the agent of node a hangs: the mount stands, and a process of its workload is in it.
+        with namespace(f"cd {there.path}") as pid:
+            await nodes.b.backend.sever(volume, newer(token), "a")
+            for _ in range(2):
+                with pytest.raises(
+                    Busy, match=rf"with its UUID is still mounted .* {there.device} .*\({pid}\)"
+                ) as busy:
+                    await nodes.b.publish(volume, newer(token))
+                assert str(shared.seen["a"] / f"{volume.uid}.img") in str(busy.value)
+            assert await nodes.b.here(volume) == Away()
+        assert nodes.a.backend.cut() == []
+        mounted = await nodes.b.publish(volume, newer(token))
+        assert (mounted.path / "kept").stat().st_size == MiB
 
 
 class TestExt4(Contract):
@@ -251,7 +273,7 @@ class TestExt4(Contract):
         self, nodes: TwoNodes, shared: Shared
     ) -> None:
         volume, token = nodes.unmade()
-        with pytest.raises(NoRoom, match="sparse images are not made larger than what is free"):
+        with pytest.raises(NoRoom, match=r"no room for 1 PiB in .* \(it would not fit; .* free\)"):
             await nodes.a.backend.create(replace(volume, size=1 << 50), token)
         assert list(shared.directory.iterdir()) == []
 
@@ -374,6 +396,28 @@ class TestFullDirectory:
         rubbish.unlink()
         await nodes.a.publish(volume, newer(token))
 
+    async def test_what_is_made_or_grown_can_be_written_in_full_when_the_directory_has_filled_up(
+        self, nodes: TwoNodes, shared: Shared
+    ) -> None:
+        made, token = await nodes.volume()
+        await nodes.a.publish(made, token)
+        volume = replace(made, size=made.size + 4 * MiB)
+        with suppress(StorageError):  # some kernels grow ext4 at the next publish only
+            await nodes.a.backend.grow(volume)
+        await nodes.a.backend.unpublish(volume)
+        mounted = await nodes.a.publish(volume, token)
+        assert mounted.size == volume.size
+        self.fill(shared, leave=0)
+        with (mounted.path / "file").open("wb") as file:
+            free = os.statvfs(mounted.path)
+            for _ in range(free.f_bavail * free.f_frsize // MiB):
+                file.write(os.urandom(MiB))
+            file.flush()
+            os.fsync(file.fileno())
+        await nodes.a.backend.unpublish(volume)
+        again = await nodes.a.publish(volume, token)
+        assert (again.path / "file").stat().st_size > 24 * MiB
+
     async def test_grow_beyond_what_is_free_is_refused_and_changes_nothing(
         self, nodes: TwoNodes, shared: Shared
     ) -> None:
@@ -402,10 +446,10 @@ def test_a_wrong_setting_is_one_line_that_names_the_key(settings: dict[str, obje
 
 
 def test_refusals_name_the_other_file_system_where_it_would_do() -> None:
-    backend = LoopbackBackend({"directory": "/tmp"}, "a", runner=None)  # type: ignore[arg-type]
-    assert backend.refuse(100 * MiB, None) == "xfs needs at least 300 MiB; ask for more or for ext4"
-    assert backend.refuse(MiB, "ext4") == "ext4 needs at least 16 MiB; ask for more"
-    assert backend.refuse(300 * MiB, "xfs") is None
+    refuse = LoopbackBackend.limits.refuse
+    assert refuse(100 * MiB, None) == "size 100 MiB is too small: xfs needs at least 300 MiB; ask for more, or for ext4"
+    assert refuse(MiB, "ext4") == "size 1 MiB is too small: ext4 needs at least 16 MiB; ask for more"
+    assert refuse(300 * MiB, "xfs") == ""
 
 
 async def test_health_says_that_the_directory_is_missing(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from drover.coordinator.records import (
     Heartbeat,
     HistoryEntry,
     Holder,
+    Limits,
     NodeRecord,
     Phase,
     Record,
@@ -103,6 +104,7 @@ class World:
             lease=1,
             address="10.0.0.1",
             backends=tuple(backends),
+            limits=dict.fromkeys(backends, Limits(fs="xfs", minimum={"xfs": 300 << 20, "ext4": 16 << 20})),
             version="0.1.0",
             joined=SINCE,
         )

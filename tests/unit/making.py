@@ -14,6 +14,7 @@ from drover.coordinator.records import (
     Evidence,
     Fence,
     Holder,
+    Limits,
     NodeRecord,
     State,
     Tenure,
@@ -44,8 +45,14 @@ def dead(*nodes: str) -> dict[str, Fence]:
     return {incarnation(n): fence(n) for n in nodes}
 
 
+LIMITS = Limits(fs="xfs", minimum={"xfs": 300 << 20, "ext4": 16 << 20})
+
+
 def node(name: str, life: int = 1, backends: tuple[str, ...] = (BACKEND,), cordoned: bool = False) -> Node:
-    record = NodeRecord(incarnation=incarnation(name, life), machine=name, boot=name, lease=7, backends=backends)
+    limits = dict.fromkeys(backends, LIMITS)
+    record = NodeRecord(
+        incarnation=incarnation(name, life), machine=name, boot=name, lease=7, backends=backends, limits=limits
+    )
     return Node(record, create_revision=9, lease=7, cordoned=cordoned)
 
 

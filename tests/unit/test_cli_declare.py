@@ -110,6 +110,18 @@ def test_create_refuses_a_back_end_that_no_live_node_offers(w: World) -> None:
     assert w.entry(KEY) is None
 
 
+def test_create_and_set_refuse_what_is_too_small_for_its_file_system(w: World) -> None:
+    ran = w.drover("create", "notes", "--size", "200MiB", "--on", "node-a")
+    assert ran.code == 3
+    assert "xfs needs at least 300 MiB; ask for more, or for ext4. Nothing was changed." in ran.err
+    assert w.entry(KEY) is None
+    w.dataset("notes", '{"backend": "loopback", "size": "200MiB"}')
+    before = w.value(KEY)
+    assert "xfs needs at least 300 MiB" in w.drover("set", "notes", "--size", "250MiB").err
+    assert w.value(KEY) == before
+    assert w.drover("set", "notes", "--size", "300MiB").code == 0
+
+
 def test_create_only_warns_about_the_back_end_where_no_node_is_here(w: World) -> None:
     for name in ("node-a", "node-b", "node-c"):
         w.silent(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from drover.coordinator.cli import output
-from drover.coordinator.records import Evidence, Phase, State
+from drover.coordinator.records import Answers, Evidence, Phase, State
 from tests.unit.cli_world import World, world
 
 
@@ -104,6 +104,29 @@ def test_ls_leaves_out_what_was_removed_unless_asked(w: World) -> None:
     assert "the data is kept (uid cafe)" in w.drover("ls", "--all").out
 
 
+def test_ls_says_below_the_table_what_nobody_acts_on(w: World) -> None:
+    w.active("notes", "node-a")
+    w.put(w.keys.workload("web"), "nonsense")
+    w.put("/drover/desird/notes", "node-b")
+    w.put("/drover/dataset", "x")
+    w.put("/drover/desired", "x")
+    ran = w.drover("ls")
+    assert len(ran.out.splitlines()) == 2
+    assert ran.err.splitlines() == [
+        "ignored: dataset: there is no such kind of key. Did you mean datasets?",
+        "ignored: desird/notes: there is no such kind of key. Did you mean desired?",
+        "ignored: desired: a name is missing: desired/NAME",
+        "ignored: workloads/web: the value is not JSON: 'nonsense'",
+    ]
+    assert w.drover("ls", "--json").json["ignored"]["workloads/web"] == "the value is not JSON: 'nonsense'"
+
+
+def test_show_says_that_a_workload_which_names_it_cannot_be_read(w: World) -> None:
+    w.active("notes", "node-a")
+    w.put(w.keys.workload("web"), '{"datasets": ["notes"], "command": "sleep"}')
+    assert "ignored   workload web: command: " in shown(w)
+
+
 def test_ls_of_nothing_says_what_to_do(w: World) -> None:
     w.delete(w.keys.dataset("notes"))
     ran = w.drover("ls")
@@ -162,6 +185,26 @@ def test_show_tells_path_spec_and_policies_in_words(w: World) -> None:
         "uid cafe",
     ):
         assert part in text
+
+
+def test_show_says_after_a_fail_over_that_desired_was_answered_and_how_to_move_it_back(w: World) -> None:
+    w.desired("notes", "node-a")
+    w.active("notes", "node-b", 2)
+    told = "node-a (answered; it stays on node-b until it is moved, for example back: drover move notes node-a)"
+    assert told in shown(w)
+    w.delete(w.keys.desired("notes"))
+    w.desired("notes", "node-a")
+    w.tenure("notes", "node-b", 2, answers=Answers(value="node-a", revision=1))
+    assert "answered" not in shown(w)
+
+
+def test_show_says_whose_wish_counts_for_datasets_that_move_together(w: World) -> None:
+    w.workload("web", "notes", "mail")
+    w.dataset("mail")
+    w.desired("notes", "node-a")
+    w.active("notes", "node-b", 2)
+    w.desired("mail", "node-b")
+    assert "node-a (the newer wish for mail, which it moves with, counts)" in shown(w)
 
 
 def test_show_lists_the_last_five_epochs_newest_first_with_their_evidence(w: World) -> None:

@@ -55,6 +55,16 @@ def test_whose_volume_it_is_comes_before_how_new_it_is(stored: Token, mine: Toke
         assert refusal(stored, mine) in (None, Superseded)
 
 
+def test_a_refused_token_says_what_can_be_done_and_that_is_enough() -> None:
+    mine = Token("c", "u", 3, "i")
+    with pytest.raises(Foreign, match="copy it into a new dataset"):
+        check_token(Token("other", "u", 1, "i"), mine)
+    restored = Token("c", "u", 7, "j")
+    with pytest.raises(Superseded, match="set the epoch in the token that is stored with the data to 2"):
+        check_token(restored, mine)
+    check_token(replace(restored, epoch=2), mine)
+
+
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     path = str(tmp_path / "u1.json")
     assert Sidecar.read(path) is None

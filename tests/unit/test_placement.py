@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drover.coordinator.keys import Kind
+from drover.coordinator.protocol.ignored import ignored, warning
 from drover.coordinator.protocol.placement import (
     MAX_UNIT,
     RANK_STEP,
@@ -30,7 +33,7 @@ from drover.coordinator.protocol.placement import (
     units,
 )
 from drover.coordinator.records import Answers, Evidence, State
-from tests.unit.making import cluster, dataset, dead, fence, node, spec, tenure, wants, workload
+from tests.unit.making import SPEC_REVISION, cluster, dataset, dead, fence, node, spec, tenure, wants, workload
 
 
 def decided(me: str, c: Cluster, *unit: Dataset) -> Decision:
@@ -72,24 +75,28 @@ class TestAHealthyHolder:
 
     @pytest.mark.parametrize("typo", ["nod-b", "B", "b2"])
     def test_stays_when_the_wish_names_nobody_who_is_here(self, typo: str) -> None:
-        kept = decided("a", cluster("a", "b"), dataset(**wants(typo), spec=spec(failover="any")))
-        assert kept == Keep(f"desired node {typo!r} is not here; here are: a b")
+        c, typed = cluster("a", "b"), dataset(**wants(typo), spec=spec(failover="any"))
+        assert decided("a", c, typed) == Keep()
+        assert warning([typed], c) == f"desired node {typo!r} is not here; here are: a b"
 
     def test_stays_when_the_wish_is_no_name_at_all(self) -> None:
-        kept = decided("a", cluster("a", "b"), dataset(desired=Invalid("it is empty"), desired_revision=70))
-        assert kept == Keep("desired ignored: it is empty")
+        c, typed = cluster("a", "b"), dataset(desired=Invalid("it is empty"), desired_revision=70)
+        assert decided("a", c, typed) == Keep()
+        assert warning([typed], c) == "desired ignored: it is empty"
 
     def test_stays_when_the_desired_node_lacks_the_back_end(self) -> None:
         c = cluster("a", node("b", backends=("btrfs",)))
-        assert decided("a", c, dataset(**wants("b"))) == Keep("desired node b does not offer back end loopback")
+        assert decided("a", c, dataset(**wants("b"))) == Keep()
+        assert warning([dataset(**wants("b"))], c) == "desired node b does not offer back end loopback"
 
     def test_stays_when_the_desired_node_is_fenced(self) -> None:
         c = cluster("a", fences=dead("b"))
         assert isinstance(decided("a", c, dataset(**wants("b"))), Keep)
 
     def test_stays_when_the_spec_can_no_longer_be_read(self) -> None:
-        kept = decided("a", cluster("a", "b"), dataset(spec=Invalid("size: what?")))
-        assert kept == Keep("spec ignored: size: what?")
+        c, typed = cluster("a", "b"), dataset(spec=Invalid("size: what?"))
+        assert decided("a", c, typed) == Keep()
+        assert warning([typed], c) == "spec ignored: size: what?"
 
     def test_stays_when_the_wish_is_deleted(self) -> None:
         assert decided("a", cluster("a", "b"), dataset(desired=None)) == Keep()
@@ -130,6 +137,18 @@ class TestANewDataset:
         new = dataset(tenure=None, spec=spec(backend="zfs"))
         told = waits(cluster("a", node("b", backends=("ebs",))), new)
         assert told == "a does not offer back end zfs; offered in this cluster: ebs loopback"
+
+    def test_is_claimed_by_nobody_while_its_file_system_cannot_be_so_small(self) -> None:
+        small = dataset(tenure=None, spec=spec(size="200MiB"))
+        told = waits(cluster("a", "b"), small)
+        assert told == (
+            "the spec cannot be used: size 200 MiB is too small: xfs needs at least 300 MiB; ask for more, or for ext4"
+        )
+        assert claimant(cluster("a", "b"), dataset(tenure=None, spec=spec(size="200MiB", fs="ext4"))) == "a"
+
+    def test_that_is_too_small_is_not_taken_beside_the_others_of_its_group(self) -> None:
+        unit = dataset(), dataset("small", tenure=None, spec=spec(size="200MiB"))
+        assert decided("a", cluster("a", "b"), *unit) == Keep()
 
 
 class TestAFencedHolder:
@@ -370,9 +389,35 @@ class TestAUnit:
         assert isinstance(told, Nothing)
         assert str(MAX_UNIT) in told.reason
         held = [dataset(f"d{i:02}", **wants("b")) for i in range(MAX_UNIT + 1)]
-        kept = decided("a", cluster("a", "b"), *held)
-        assert isinstance(kept, Keep)
-        assert str(MAX_UNIT) in kept.warning
+        assert decided("a", cluster("a", "b"), *held) == Keep()
+        assert f"at most {MAX_UNIT} can move" in warning(held, cluster("a", "b"))
+
+
+class TestInputThatIsIgnored:
+    """By the key that somebody typed, its kind and its revision."""
+
+    @pytest.mark.parametrize(
+        ("changes", "kind", "revision"),
+        [
+            ({"desired": Invalid("it is empty"), "desired_revision": 70}, Kind.DESIRED, 70),
+            (wants("nod-b"), Kind.DESIRED, 70),
+            ({"spec": None, "tenure": None, **wants("b")}, Kind.DESIRED, 70),
+            ({"spec": Invalid("size: what?")}, Kind.DATASETS, SPEC_REVISION),
+            ({"tenure": None, "spec": spec(size="1MiB")}, Kind.DATASETS, SPEC_REVISION),
+        ],
+    )
+    def test_says_which_key_it_is(self, changes: dict[str, Any], kind: Kind, revision: int) -> None:
+        (wrong,) = ignored([dataset(**changes)], cluster("a", "b"))
+        assert (wrong.kind, wrong.name, wrong.revision) == (kind, "d", revision)
+
+    def test_is_nothing_that_was_answered_or_can_still_be(self) -> None:
+        for changes in ({}, wants("b"), {"tenure": tenure("b")}, {"desired": None}):
+            assert ignored([dataset(**changes)], cluster("a", "b")) == []
+
+    def test_of_a_workload_is_the_last_that_its_datasets_tell(self) -> None:
+        c = replace(cluster("a", "b"), misfits={"d": "workload w ignored: no"})
+        assert warning([dataset()], c) == "workload w ignored: no"
+        assert "nod-b" in warning([dataset(**wants("nod-b"))], c)
 
 
 @given(st.sets(st.text(min_size=1, max_size=6), min_size=2, max_size=8), st.text(max_size=6))

@@ -29,8 +29,9 @@ from drover.agent.steps import (
 from drover.agent.storage.base import Attached, Away, Here
 from drover.agent.workloads.base import Absent
 from drover.coordinator.protocol.placement import REFUSED_PAUSE, Claim, Invalid
-from drover.coordinator.records import Evidence, Phase, State
+from drover.coordinator.records import Answers, Evidence, Phase, State
 from tests.unit.making import (
+    DESIRED_CREATED,
     TENURE_REVISION,
     cluster,
     dataset,
@@ -205,6 +206,16 @@ class TestMineAndAssigned:
         status = plan(s).statuses["d"]
         assert status.phase is Phase.WAITING
         assert "drover fence x --confirm" in status.reason
+
+    def test_after_a_fail_over_it_says_that_desired_was_answered_and_brings_nothing_back(self) -> None:
+        answers = Answers(value="b", revision=DESIRED_CREATED)
+        status = plan(
+            situation(dataset(desired="b", tenure=tenure(because="failed over from b", answers=answers)))
+        ).statuses["d"]
+        assert status.phase is Phase.ACTIVE
+        assert status.reason == "failed over from b; desired b was answered; it stays on a until it is moved"
+        assert status.warning == ""
+        assert plan(situation()).statuses["d"].reason == ""
 
     def test_it_names_the_incarnation_where_the_node_lives_on_in_another_one(self) -> None:
         c = cluster("a", node("x", life=2), fences={"x.1": fence("x")})

@@ -100,8 +100,16 @@ def dataset(**fields: object) -> str:
 
 
 def test_an_unknown_field_of_a_users_record_is_named() -> None:
-    assert refusal(DatasetSpec, dataset(sise="2GiB")).startswith("sise: ")
+    assert refusal(DatasetSpec, dataset(sise="2GiB")) == "sise: there is no such field; did you mean size?"
+    assert refusal(DatasetSpec, dataset(FailOver="any")).endswith("did you mean failover?")
+    assert refusal(DatasetSpec, dataset(zone="x")).startswith("zone: there is no such field; there are backend, size, ")
     assert refusal(WorkloadSpec, '{"command": ["x"], "datasets": ["d"], "comand": 1}').startswith("comand: ")
+
+
+def test_a_misspelt_field_is_named_and_not_the_one_that_is_missing_for_it() -> None:
+    said = refusal(DatasetSpec, '{"backend": "loopback", "siez": "1GiB"}')
+    assert said == "siez: there is no such field; did you mean size?"
+    assert refusal(DatasetSpec, '{"size": "no", "siez": "1GiB"}').startswith("siez: ")
 
 
 def test_a_missing_field_is_named() -> None:

@@ -53,7 +53,7 @@ def etcd() -> Etcd:
 
 @pytest.fixture
 async def reporter(etcd: Etcd) -> AsyncIterator[Reporter]:
-    reporter = Reporter(cast(Member, etcd), lambda status, before: None)
+    reporter = Reporter(cast(Member, etcd), lambda dataset: None)
     running = asyncio.create_task(reporter.run())
     yield reporter
     running.cancel()

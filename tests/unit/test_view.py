@@ -106,7 +106,9 @@ async def test_a_workload_that_cannot_be_used_is_a_warning_for_the_datasets_that
     etcd.put(KEYS.workload("v"), "[" * 100_000)
     etcd.put(KEYS.workload("u"), b"\xff")
     async with etcd.view() as view:
-        assert view.cluster.misfits == {"d": "workload w ignored: command: Field required"}
+        assert view.cluster.misfits == {
+            "d": "workload w ignored: comand: there is no such field; did you mean command?"
+        }
         assert view.invalid_workloads().keys() == {"u", "v", "w"}
 
 
