@@ -11,6 +11,7 @@ from drover.coordinator.etcd import Etcd
 from drover.coordinator.join import Applicant, Joining
 from drover.coordinator.keys import Keys
 from drover.coordinator.member import Member
+from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.records import PROFILES, NodeRecord
 from drover.coordinator.store import Range, Store, StoreStatus
 from drover.coordinator.txn import Delete, Txn, TxnResult
@@ -58,6 +59,13 @@ class Quiet:
     def gate_closed(self, reason: str) -> None: ...
     def gate_opened(self) -> None: ...
     def heartbeat(self, outcome: str, seconds: float) -> None: ...
+    def deadline_counts_from(self, sent: Instant) -> None: ...
+
+    def may_beat(self) -> bool:
+        return True
+
+    def gate_is_open(self) -> bool:
+        return True
 
 
 class Seated(Member):

@@ -144,7 +144,7 @@ class TestXfs(Contract):
                     await nodes.b.publish(volume, newer(token))
                 assert str(shared.seen["a"] / f"{volume.uid}.img") in str(busy.value)
             assert await nodes.b.here(volume) == Away()
-        assert nodes.a.backend.cut() == []
+        assert await nodes.a.cut() == []
         mounted = await nodes.b.publish(volume, newer(token))
         assert (mounted.path / "kept").stat().st_size == MiB
 
