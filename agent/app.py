@@ -7,16 +7,19 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
 
 import drover
-from drover.agent import ladder
+from drover.agent import testify
 from drover.agent.api import http, rpc
 from drover.agent.cgroups import Cgroups
 from drover.agent.config import Settings
+from drover.agent.connect import connect
 from drover.agent.execute import Executor
+from drover.agent.guard.client import Guard
+from drover.agent.guard.settings import Files, GuardSettings
 from drover.agent.helper.pool import HelperPool
 from drover.agent.ignored import IgnoredInput
 from drover.agent.janitor import Janitor
@@ -32,11 +35,10 @@ from drover.agent.workers import Workers
 from drover.agent.workloads.base import Runtime
 from drover.agent.workloads.process import ProcessRuntime
 from drover.coordinator.clock import read_clock
-from drover.coordinator.etcd import Credentials, Etcd, Tls
 from drover.coordinator.join import Applicant, Joining, Refused
 from drover.coordinator.keys import Keys
 from drover.coordinator.member import Lost, Member
-from drover.coordinator.protocol.clock import Deadline
+from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import Loss
 from drover.coordinator.records import NodeRecord, timestamp
 from drover.coordinator.store import Store
@@ -44,6 +46,10 @@ from drover.coordinator.store import Store
 log = logging.getLogger(__name__)
 
 _AGAIN = 0.5
+_LOOK = 0.25
+"""Seconds between two looks at the gate: the guard may close it by itself."""
+_CLIMBS = 3.0
+"""Seconds that the ladder may take before it is said what is left."""
 
 
 class AlreadyRunning(Exception):
@@ -67,9 +73,9 @@ class Agent:
         self._sight = Sight(settings.node)
         self._member: Member | None = None
         self._workers: Workers | None = None
-        self._helpers: HelperPool | None = None
-        self._closed = asyncio.Event()
-        self._laddering = asyncio.Lock()
+        self._guard: Guard | None = None
+        self._turned = asyncio.Event()
+        """The session has begun, lapsed or ended."""
         self._backends: Mapping[str, Backend] = {}
         self._runtimes: Mapping[str, Runtime] = {}
 
@@ -83,27 +89,29 @@ class Agent:
             stack.enter_context(self._alone())
             self._cgroups.make("agent")
             self._cgroups.enter("agent")
-            helpers = await stack.enter_async_context(HelperPool(self._cgroups, self.gate, left_over=True))
-            self._helpers = helpers
+            guard = self._guard = stack.enter_context(Guard(settings.run_dir))
+            helpers = await stack.enter_async_context(HelperPool(self._cgroups, guard, left_over=True))
             self._backends = self._make_backends(helpers)
             self._runtimes = self._make_runtimes(stack)
             stack.callback(self._telemetry.close)
-            store = await stack.enter_async_context(self._etcd())
+            await guard.start(self._guard_settings())
+            store = await stack.enter_async_context(connect(settings.etcd))
             await stack.enter_async_context(rpc.serving(self._sight, settings.listen.grpc))
             await stack.enter_async_context(http.serving(self._sight, self._telemetry, settings.listen.http))
             async with asyncio.TaskGroup() as group:
+                group.create_task(guard.keep())
                 group.create_task(self._examine_backends())
-                group.create_task(self._live(store, helpers))
+                group.create_task(self._live(store, guard, helpers))
 
     def gate(self) -> Deadline | None:
-        return self._member.gate() if self._member else None
+        return self._member.gate() if self._member and self.gate_is_open() else None
 
-    async def _live(self, store: Store, helpers: HelperPool) -> None:
+    async def _live(self, store: Store, guard: Guard, helpers: HelperPool) -> None:
         while True:
             joining = Joining(
                 store,
                 self._keys,
-                self._applicant(),
+                self._applicant(guard),
                 self._settings.run_dir / "session.json",
                 read_clock,
                 self._left_over,
@@ -119,7 +127,7 @@ class Agent:
                 compacts=self._settings.compact == "auto",
             )
             try:
-                await self._live_once(member, helpers)
+                await self._live_once(member, guard, helpers)
             except* Lost as group:
                 await self._after(first(group))
 
@@ -135,9 +143,8 @@ class Agent:
                 f"{lost.ended.detail}. Everything here was stopped. Give one of the two another name"
             ) from None
 
-    async def _live_once(self, member: Member, helpers: HelperPool) -> None:
+    async def _live_once(self, member: Member, guard: Guard, helpers: HelperPool) -> None:
         self._member = member
-        self._closed.clear()
         ignored = IgnoredInput(member.view, member.node, self._telemetry)
         reporter = Reporter(member, lambda dataset: self._told(ignored, dataset))
         local = Local(self._backends, lambda name: workers.wake(name))
@@ -165,7 +172,7 @@ class Agent:
         self._sight.show(member, reporter, local)
         async with asyncio.TaskGroup() as group:
             group.create_task(member.run())
-            group.create_task(self._climb(member, local, workers))
+            group.create_task(self._keep_gate(member, guard, local, workers))
             await self._picture(member)
             group.create_task(reporter.run())
             group.create_task(ignored.run())
@@ -182,40 +189,64 @@ class Agent:
                 return await member.view.ready(10.0)
             log.warning("waiting for etcd: it does not show what this cluster has")
 
-    # The ladder.
+    # The gate.
 
-    async def _climb(self, member: Member, local: Local, workers: Workers) -> None:
-        """Whenever the gate closes: stop everything, verify, and say so, until it is certain."""
+    async def _keep_gate(self, member: Member, guard: Guard, local: Local, workers: Workers) -> None:
+        """Open while this node is entitled to write; once closed, by whomever, not before nothing is left."""
         while True:
-            await self._closed.wait()
-            self._closed.clear()
-            left = await self._left_over()
-            local.forget_all()
-            member.ladder_done(not left)
-            workers.wake(None)
-            if left:
-                await asyncio.sleep(_AGAIN)
-                self._closed.set()
+            if member.life and not member.live:
+                left = await self._stopped(guard)
+                local.forget_all()
+                if not member.entitled:
+                    member.ladder_done(not left)
+                elif not left:
+                    guard.ask_open()
+                    if await guard.opened(_LOOK):
+                        log.info("gate open")
+                        workers.wake(None)
+                        self._sight.ring()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._turned.wait()
+            self._turned.clear()
 
     async def _left_over(self) -> list[str]:
-        async with self._laddering:
-            return await asyncio.to_thread(
-                ladder.run_ladder, self._cgroups, self._runtimes.values(), self._backends.values()
-            )
+        assert self._guard is not None
+        self._guard.close()
+        return await self._stopped(self._guard)
+
+    async def _stopped(self, guard: Guard) -> list[str]:
+        """What is left of all that wrote here. What the guard has killed did not end by itself, and is forgotten."""
+        if not (left := await guard.stopped(_CLIMBS)):
+            for runtime in self._runtimes.values():
+                left += await asyncio.to_thread(runtime.kill_all)
+        return left
 
     # Listener of the member.
 
+    def may_beat(self) -> bool:
+        answers = self._guard is not None and self._guard.answers
+        if not answers:
+            log.error("no heartbeat is sent: the guard does not answer")
+        return answers
+
+    def deadline_counts_from(self, sent: Instant) -> None:
+        if self._guard is not None:
+            timings = self._settings.timings
+            self._guard.extend(sent, timings.d_soft, timings.d_io)
+
+    def gate_is_open(self) -> bool:
+        return self._guard is not None and self._guard.round is not None
+
     def gate_closed(self, reason: str) -> None:
-        if self._helpers is not None:
-            self._helpers.abort()  # their requests may carry a deadline that lies ahead
-        self._closed.set()
+        if self._guard is not None:
+            self._guard.close()
+        self._turned.set()
         self._telemetry.session_lost("deadline")
         self._sight.ring()
 
     def gate_opened(self) -> None:
-        if self._workers is not None:
-            self._workers.wake(None)
-        self._sight.ring()
+        self._turned.set()
 
     def heartbeat(self, outcome: str, seconds: float) -> None:
         self._telemetry.heartbeat("ok" if outcome == "answered" else "failed", seconds)
@@ -226,9 +257,20 @@ class Agent:
 
     # Making the parts.
 
-    def _applicant(self) -> Applicant:
+    def _applicant(self, guard: Guard) -> Applicant:
         settings = self._settings
-        return Applicant(settings.node, settings.machine_id, boot_id(), settings.timings, self._describe())
+        return Applicant(settings.node, settings.machine_id, boot_id(), settings.timings, self._describe(), guard.armed)
+
+    def _guard_settings(self) -> GuardSettings:
+        settings = self._settings
+        return GuardSettings(
+            cgroups=str(self._cgroups.root),
+            cuts=tuple(backend.last_means() for backend in self._backends.values()),
+            resets=settings.guard.reset,
+            reset_within=settings.timings.d_hard - settings.timings.d_io,
+            testify=testify.command(Files(settings.run_dir), settings),
+            version=drover.__version__,
+        )
 
     def _describe(self) -> NodeRecord:
         settings = self._settings
@@ -269,15 +311,6 @@ class Agent:
         )
         stack.callback(process.close)
         return {process.kind: process}
-
-    @contextlib.asynccontextmanager
-    async def _etcd(self) -> AsyncIterator[Etcd]:
-        etcd = self._settings.etcd
-        tls = Tls(etcd.tls.ca, etcd.tls.cert, etcd.tls.key) if etcd.tls else None
-        login = etcd.credentials()
-        credentials = Credentials(*login) if login else None
-        async with Etcd(etcd.endpoints, timeout=etcd.timeout, tls=tls, credentials=credentials) as store:
-            yield store
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -39,6 +39,7 @@ from drover.agent.config_sources import (
     merged,
     origin,
 )
+from drover.agent.guard.settings import NOTHING, REBOOT
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
 from drover.coordinator.records import Name, WorkloadSpec
 from drover.coordinator.timings import PROFILES, Timings
@@ -226,6 +227,18 @@ class Workloads(_Table):
     allow: Annotated[tuple[Annotated[str, AfterValidator(_kind)], ...], BeforeValidator(_list)] = ()
 
 
+def _reset(value: str) -> str:
+    if value not in (NOTHING, REBOOT) and not Path(value).is_absolute():
+        raise ValueError(f"must be '{NOTHING}', '{REBOOT}' or the path of a watchdog device, not {value!r}")
+    return value
+
+
+class Guard(_Table):
+    """reset: what resets this machine where its guard cannot stop all writing by D_io."""
+
+    reset: Annotated[str, AfterValidator(_reset)] = NOTHING
+
+
 Free = Annotated[dict[str, Any], BeforeValidator(_parsed)]
 
 
@@ -256,6 +269,7 @@ class Settings(BaseSettings):
     etcd: Annotated[Etcd, BeforeValidator(_parsed)] = Etcd()
     backends: Annotated[dict[str, Free], BeforeValidator(_parsed)] = {}
     workloads: Annotated[Workloads, BeforeValidator(_parsed)] = Workloads()
+    guard: Annotated[Guard, BeforeValidator(_parsed)] = Guard()
 
     _layers: tuple[Layer, ...] = PrivateAttr(default=())
 

@@ -21,7 +21,7 @@ from drover.coordinator.join import Joined, Saved
 from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.observers import Observers
 from drover.coordinator.protocol import observer, ownership, session
-from drover.coordinator.protocol.clock import Deadline
+from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.placement import Claim
 from drover.coordinator.protocol.session import CloseGate, Ended, Live, OpenGate, Send
@@ -54,8 +54,17 @@ class Lost(Exception):
 
 
 class Listener(Protocol):
-    """Who wants to know: the agent, for the ladder and for metrics. Called in the event loop; must not block."""
+    """Who wants to know: the agent, for its guard and for metrics. Called in the event loop; must not block."""
 
+    def may_beat(self) -> bool:
+        """Whether somebody ends this node's writing when the deadline passes; else it is not moved on."""
+        ...
+
+    def deadline_counts_from(self, sent: Instant) -> None:
+        """When the newest heartbeat that was answered had been sent."""
+        ...
+
+    def gate_is_open(self) -> bool: ...
     def gate_closed(self, reason: str) -> None: ...
     def gate_opened(self) -> None: ...
     def heartbeat(self, outcome: str, seconds: float) -> None: ...
@@ -98,7 +107,12 @@ class Member:
 
     @property
     def live(self) -> bool:
-        """Whether this node may act: its heartbeats are answered, and have been at least once in this life."""
+        """Whether this node may act: it is entitled to, and its gate is open."""
+        return self.entitled and self._listener.gate_is_open()
+
+    @property
+    def entitled(self) -> bool:
+        """Whether its heartbeats are answered, and have been at least once in this life."""
         if not self.life:
             return False
         return isinstance(self._state, Live) and not session.soft_deadline(self._state, self.timings).passed(
@@ -138,6 +152,8 @@ class Member:
 
     async def run(self) -> None:
         """Raises Lost, Denied."""
+        if isinstance(self._state, Live):
+            self._listener.deadline_counts_from(self._state.sent)
         await self._beat_once()
         try:
             async with asyncio.TaskGroup() as group:
@@ -153,7 +169,7 @@ class Member:
     # The session.
 
     def _feed(self, event: session.Event) -> Send | None:
-        before = type(self._state)
+        before = self._state
         self._state, actions = session.step(self._state, event, self._clock(), self.identity, self.timings)
         send = None
         for action in actions:
@@ -166,8 +182,10 @@ class Member:
                     self._listener.gate_opened()
                 case Send():
                     send = action
-        if type(self._state) is not before:
+        if type(self._state) is not type(before):
             self._moved.set()
+        if isinstance(self._state, Live) and not (isinstance(before, Live) and before.sent == self._state.sent):
+            self._listener.deadline_counts_from(self._state.sent)
         return send
 
     async def _watch_deadline(self) -> None:
@@ -193,6 +211,8 @@ class Member:
 
     async def _beat_once(self) -> bool:
         """One heartbeat; whether it was answered."""
+        if not self._listener.may_beat():
+            return False
         send = self._feed(session.Beat())
         if send is None:
             return False

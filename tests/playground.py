@@ -61,9 +61,10 @@ class Playground:
         agents: bool = True,
         timings: Profile | None = "fast",
         etcd_fast: bool = False,
+        reset: bool = False,
     ) -> None:
         self.layout = Layout.of(directory)
-        self._options = (nodes, etcd, agents, timings, etcd_fast)
+        self._options = (nodes, etcd, agents, timings, etcd_fast, reset)
 
     def __enter__(self) -> Self:
         self.settings = up(self.layout, *self._options)
@@ -235,6 +236,10 @@ class Playground:
 
     def thaw_agent(self, name: str) -> None:
         agent.send(self.place(name), signal.SIGCONT)
+
+    def send_guard(self, name: str, number: signal.Signals) -> None:
+        """A signal to the guard of a node's agent."""
+        self.sh(name, f"kill -{number.name.removeprefix('SIG')} $(pgrep -f '[a]gent.guard.main')")
 
     def stop_agent(self, name: str) -> None:
         """It is not started again before `start_agent`."""

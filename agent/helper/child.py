@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Self
 
 from drover.agent.cgroups import Cgroups
@@ -35,15 +36,15 @@ class Child:
         self._owed = 1  # `ready` lines that were not read yet
 
     @classmethod
-    async def start(cls, cgroups: Cgroups, modules: Sequence[str], on_gone: Callable[[], None]) -> Self:
+    async def start(cls, cgroups: Cgroups, gate: Path, modules: Sequence[str], on_gone: Callable[[], None]) -> Self:
         """Raises OSError where no process can be started. Starting blocks for 1 ms: in a thread, a cancelled start
         would leave a process that nobody knows."""
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-P", "-m", "drover.agent.helper.main", str(theirs.fileno()), str(cgroups.root)]
+            command = [sys.executable, "-P", "-m", "drover.agent.helper.main", str(theirs.fileno())]
             reader, writer = await asyncio.open_unix_connection(sock=ours, limit=LIMIT)
             process = subprocess.Popen(  # noqa: ASYNC220
-                [*command, *modules],
+                [*command, str(cgroups.root), str(gate), *modules],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

@@ -1,7 +1,7 @@
 """The helper: a process that can write to storage, and does so inside a dataset's cgroup and behind the gate only.
 
-It is started beforehand and waits. For a job it first enters the dataset's cgroup and then looks at the deadline; the
-guard first closes the gate and then kills that cgroup until it is empty. So whatever the two meet in, nothing is
+It is started beforehand and waits. For a job it first enters the dataset's cgroup and then looks at the gate; the guard
+first closes the gate and then kills that cgroup until it is empty. So whatever the two meet in, nothing is
 written after the guard has finished. Its socket is all that holds it: when the agent is gone, an idle helper ends.
 
 Entering a cgroup costs the first process after a quiet time 8 ms (an RCU grace period), the next one 0.15 ms. So a
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from drover.agent.cgroups import Cgroups
+from drover.agent.guard.page import Page
 from drover.agent.helper.wire import error_to_wire, line
 from drover.agent.storage.base import GateClosed
 from drover.coordinator.clock import read_clock
-from drover.coordinator.protocol.clock import Deadline
 
 IDLE = "helpers"
 """The cgroup of helpers that have nothing to do."""
@@ -32,9 +32,10 @@ IDLE = "helpers"
 class Helper:
     """Answers requests until its socket ends."""
 
-    def __init__(self, stream: BufferedRWPair, cgroups: Cgroups) -> None:
+    def __init__(self, stream: BufferedRWPair, cgroups: Cgroups, gate: Page) -> None:
         self._stream = stream
         self._cgroups = cgroups
+        self._gate = gate
         self._where = ""
 
     def serve(self) -> None:
@@ -58,7 +59,7 @@ class Helper:
         self._say({"ready": True})
 
     def _run(self, request: dict[str, Any]) -> Any:
-        if Deadline(**request["not_after"]).passed(read_clock()):
+        if not self._gate.admits(request["round"], read_clock()):
             raise GateClosed("this node's deadline has passed: nothing was done")
         module, _, name = request["function"].partition(":")
         return getattr(importlib.import_module(module), name)(**request["arguments"])
@@ -75,16 +76,16 @@ class Helper:
 
 
 def main() -> None:
-    """Arguments: the socket's descriptor, the root of the cgroups, modules to import beforehand."""
-    descriptor, root, *modules = sys.argv[1:]
+    """Arguments: the socket's descriptor, the root of the cgroups, the gate, modules to import beforehand."""
+    descriptor, root, gate, *modules = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the agent; EOF follows
     connection = socket.socket(fileno=int(descriptor))
     connection.set_inheritable(False)
     for module in modules:
         importlib.import_module(module)
     try:
-        with connection.makefile("rwb") as stream:
-            Helper(stream, Cgroups(Path(root))).serve()
+        with connection.makefile("rwb") as stream, Page(Path(gate)) as page:
+            Helper(stream, Cgroups(Path(root)), page).serve()
     except (BrokenPipeError, ConnectionResetError):
         sys.exit(0)  # the agent is gone, and with it whoever wanted the answer
 

@@ -7,17 +7,17 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from drover.agent.cgroups import Cgroups
 from drover.agent.helper.child import START_TIMEOUT, Child
 from drover.agent.helper.main import IDLE
 from drover.agent.helper.wire import error_from_wire
 from drover.agent.storage.base import GateClosed, HelperDied, StorageError
-from drover.coordinator.protocol.clock import Deadline
 
 log = logging.getLogger("drover.helper")
 
@@ -31,10 +31,24 @@ as long and keeps a processor busy, so many short jobs rather queue; but those t
 PRELOADED = ("drover.agent.storage.loopback_io",)
 
 
+class Gate(Protocol):
+    """What the agent knows of its gate."""
+
+    @property
+    def path(self) -> Path:
+        """Of the page that the helpers look at."""
+        ...
+
+    @property
+    def round(self) -> int | None:
+        """The one after which it is open: what is decided on in it is not done in another. None: it is closed."""
+        ...
+
+
 class HelperPool:
     """Runs functions in helper processes (`Runner`). A context manager; used in one event loop.
 
-    gate: the deadline that holds now, or None while the gate is closed. size: helpers that are there from the start;
+    gate: the page that they look at. size: helpers that are there from the start;
     most: jobs at the same time. left_over: on entry also kill what an earlier agent left in datasets/*, and not only
     its idle helpers.
     """
@@ -42,7 +56,7 @@ class HelperPool:
     def __init__(
         self,
         cgroups: Cgroups,
-        gate: Callable[[], Deadline | None],
+        gate: Gate,
         modules: Sequence[str] = PRELOADED,
         size: int = 3,
         most: int = 16,
@@ -88,7 +102,7 @@ class HelperPool:
     async def run(self, dataset: str, function: str, arguments: Mapping[str, Any], timeout: float) -> Any:
         """See `Runner.run`. timeout: seconds, of which waiting for a free helper is a part. Cancelled, it kills the
         helper first."""
-        if self._gate() is None:
+        if self._gate.round is None:
             raise _closed()
         started = time.monotonic()
         try:
@@ -105,7 +119,7 @@ class HelperPool:
     async def prepare(self, dataset: str) -> None:
         """Send a helper into the dataset's cgroup already, which can take 8 ms: the dataset's next job finds it there.
         It stays until then, or until `unprepare`. Nothing where others need the helpers more, or the gate is closed."""
-        if dataset in self._prepared or self._gate() is None or len(self._idle) < 2:
+        if dataset in self._prepared or self._gate.round is None or len(self._idle) < 2:
             return
         child = self._next_idle()
         if child is None or not await _ready(child):
@@ -123,16 +137,11 @@ class HelperPool:
         if child := self._prepared.pop(dataset, None):
             child.dismiss()
 
-    def abort(self) -> None:
-        """Kill what runs now: for a gate that closes before its deadline. The jobs raise HelperDied."""
-        for child in self._busy:
-            child.kill()
-
     async def _job(
         self, child: Child, dataset: str, function: str, arguments: Mapping[str, Any], timeout: float
     ) -> Any:
-        gate = self._gate()
-        if gate is None:
+        round_ = self._gate.round
+        if round_ is None:
             self._rest(child)
             raise _closed()
         answer, timed_out, hangs = None, False, False
@@ -141,7 +150,7 @@ class HelperPool:
             child.send(
                 {
                     "cgroup": _cgroup(dataset),
-                    "not_after": {"boot": gate.boot, "raw": gate.raw},
+                    "round": round_,
                     "function": function,
                     "arguments": arguments,
                 }
@@ -212,7 +221,7 @@ class HelperPool:
             child.dismiss()
 
     async def _start(self) -> Child:
-        child = await Child.start(self._cgroups, self._modules, self._wake.set)
+        child = await Child.start(self._cgroups, self._gate.path, self._modules, self._wake.set)
         self._all.add(child)
         if not await _ready(child):
             raise OSError(f"the helper was not ready within {START_TIMEOUT:g} s, or died ({child.exit_status})")

@@ -19,6 +19,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from drover.agent.guard.ladder import Cut
+
 if TYPE_CHECKING:  # helpers import this, and stay small without pydantic
     from drover.coordinator.records import Limits
 
@@ -234,11 +236,9 @@ class Backend(Protocol):
         Foreign, Superseded."""
         ...
 
-    def cut(self) -> list[str]:
-        """The last means of the ladder, on this node, blocking, within milliseconds: no byte reaches the storage any
-        more from any volume of this back end that is here, whatever was known of it; then unmount and detach. Returns
-        what could not be verified, one line each; empty: it is certain that nothing is left. Called in a thread, at the
-        deadline, with no helper and no event loop."""
+    def last_means(self) -> Cut:
+        """What the guard calls at the deadline: within milliseconds no byte reaches the storage any more from any
+        volume of this back end that is here, whatever was known of it; then unmount and detach."""
         ...
 
     async def copies(self, volume: Volume) -> Sequence[str]:

@@ -301,7 +301,7 @@ class Contract:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
         write_synced(nodes.a.path(volume) / "synced", 1 << 20)
-        assert await asyncio.to_thread(nodes.a.backend.cut) == []
+        assert await nodes.a.cut() == []
         assert await nodes.a.here(volume) == Away()
         before = nodes.traits.stored(volume)
         os.sync()
@@ -313,14 +313,14 @@ class Contract:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
         with writer(nodes.a.path(volume)) as process:
-            unsure = await asyncio.to_thread(nodes.a.backend.cut)
+            unsure = await nodes.a.cut()
             assert f"({process.pid})" in unsure[0]
             before = nodes.traits.stored(volume)
             os.sync()
             await asyncio.sleep(0.3)  # the writer tries every 10 ms
             assert nodes.traits.stored(volume) == before
             assert process.poll() is None
-        assert await asyncio.to_thread(nodes.a.backend.cut) == []
+        assert await nodes.a.cut() == []
         assert nodes.traits.stored(volume) == before
         await nodes.b.publish(volume, newer(token))
         assert (nodes.b.path(volume) / "written").stat().st_size > 0
@@ -328,13 +328,13 @@ class Contract:
     async def test_cut_of_nothing_is_certain_and_spares_the_other_node(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
-        assert await asyncio.to_thread(nodes.b.backend.cut) == []
+        assert await nodes.b.cut() == []
         write_synced(nodes.a.path(volume) / "still", 1 << 20)
 
     async def test_behind_a_closed_gate_nothing_is_done(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         before = nodes.traits.stored(volume)
-        nodes.gate.closed = True
+        nodes.gate.close()
         for verb in (
             lambda: nodes.a.publish(volume, newer(token)),
             lambda: nodes.a.backend.destroy(volume, newer(token)),

@@ -17,7 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from drover.agent.storage import filesystems, loopback_cut, loopdev, mounts
+from drover.agent.guard.ladder import Cut
+from drover.agent.storage import filesystems, loopdev, mounts
 from drover.agent.storage.base import (
     Attached,
     Away,
@@ -126,8 +127,8 @@ class LoopbackBackend:
         another kernel does with a shared file is stopped there, by its deadline."""
         await self._run(volume, "sever", _TIMEOUT, token=asdict(token))
 
-    def cut(self) -> list[str]:
-        return loopback_cut.cut(self._directory)
+    def last_means(self) -> Cut:
+        return Cut("drover.agent.storage.loopback_cut:cut", {"directory": self._directory})
 
     async def copies(self, volume: Volume) -> Sequence[str]:
         return ()

@@ -16,10 +16,10 @@ from typing import Any
 
 from drover.agent.cgroup_wait import wait_empty
 from drover.agent.cgroups import Cgroups
+from drover.agent.guard.page import Page
 from drover.agent.helper.pool import PRELOADED, HelperPool
 from drover.agent.storage.base import Backend, Mounted, Runner, Token, Volume
 from drover.coordinator.clock import read_clock
-from drover.coordinator.protocol.clock import Deadline
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,27 @@ class Traits:
 
 
 class Gate:
-    """Open for a minute from each look; `closed` closes it."""
+    """A gate without a guard, open for an hour."""
 
-    closed = False
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._page = Page(path)
+        self._page.end_round(0)
+        self.open(3600)
 
-    def __call__(self) -> Deadline | None:
-        return None if self.closed else read_clock().plus(60)
+    @property
+    def round(self) -> int | None:
+        seen = self._page.seen()
+        return seen.round if seen.open else None
+
+    def open(self, seconds: float) -> None:
+        """With a deadline that lies so far ahead, or behind."""
+        self._page.extend(read_clock(), seconds, seconds + 1)
+        self._page.open()
+
+    def close(self) -> None:
+        self._page.begin_round(read_clock())
+        self._page.end_round(0)
 
 
 class WatchedRunner:
@@ -94,6 +109,11 @@ class Node:
     async def publish(self, volume: Volume, token: Token) -> Mounted:
         return await self.backend.publish(volume, token, self.path(volume))
 
+    async def cut(self) -> list[str]:
+        """As the guard does it."""
+        means = self.backend.last_means()
+        return await asyncio.to_thread(means.load(), **means.arguments)
+
     async def here(self, volume: Volume) -> object:
         return (await self.backend.look([volume]))[volume.dataset]
 
@@ -120,7 +140,9 @@ async def two_nodes(
     make: Callable[[str, Runner], Backend], directory: Path, traits: Traits, modules: tuple[str, ...] = PRELOADED
 ) -> AsyncIterator[TwoNodes]:
     """Afterwards everything is cut off and gone from this machine; what is stored is the caller's to clean up."""
-    cgroups, gate = Cgroups.find(f"drover-contract-{os.getpid()}-{secrets.token_hex(4)}"), Gate()
+    cgroups = Cgroups.find(f"drover-contract-{os.getpid()}-{secrets.token_hex(4)}")
+    directory.mkdir(parents=True, exist_ok=True)
+    gate = Gate(directory / "gate")
     cgroups.make("helpers")
     try:
         async with HelperPool(cgroups, gate, modules, size=1) as pool:
@@ -133,7 +155,7 @@ async def two_nodes(
                 yield nodes
             finally:
                 for node in made:
-                    await asyncio.to_thread(node.backend.cut)
+                    await node.cut()
     finally:
         cgroups.kill_all(["helpers", "datasets"], 5)
         for path in ("helpers", "datasets"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -178,15 +179,17 @@ def test_an_agent_that_hangs_loses_its_dataset_and_its_writer_nothing_that_was_a
     assert [turn.node for turn in writer.turns] == ["node-a", node]
 
 
-def test_an_xfs_that_an_agent_which_hangs_still_has_mounted_on_this_kernel_is_busy_and_comes_up_when_it_is_gone(
+def test_an_xfs_that_a_node_which_hangs_still_has_mounted_on_this_kernel_is_busy_and_comes_up_when_it_is_gone(
     cluster: Cluster,
 ) -> None:
     """Nodes of a playground share a kernel, which mounts no xfs twice."""
     data, writer = committing(cluster, fs="xfs", size="300MiB")
     image = data.image.name
+    cluster.playground.send_guard("node-a", signal.SIGSTOP)
     cluster.playground.freeze_agent("node-a")
     status = data.says("cannot be mounted", "is still mounted on this computer", f"node-a/shared/{image}")
     assert "damaged" not in status["reason"]
+    cluster.playground.send_guard("node-a", signal.SIGCONT)
     cluster.playground.thaw_agent("node-a")
     node = data.active_on(*OTHERS, within=40)
     writer.goes_on(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -21,8 +22,10 @@ def where() -> dict[str, object]:
     return {"pid": os.getpid(), "cgroup": Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip()}
 
 
-def touch(path: str, after: float = 0.0) -> None:
-    """after: seconds that a program takes first, as mkfs would."""
+def touch(path: str, after: float = 0.0, stop: bool = False) -> None:
+    """after: seconds that a program takes first, as mkfs would. stop: until somebody lets this process go on."""
+    if stop:
+        os.kill(os.getpid(), signal.SIGSTOP)
     if after:
         subprocess.run(["sleep", str(after)], check=True)
     Path(path).touch()

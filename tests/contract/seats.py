@@ -10,16 +10,18 @@ from drover.coordinator.etcd import Etcd
 from drover.coordinator.join import Applicant, Joining
 from drover.coordinator.keys import Keys
 from drover.coordinator.member import Member
+from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.records import NodeRecord
 from drover.coordinator.store import Range, Store, StoreStatus
 from drover.coordinator.timings import PROFILES
-from drover.coordinator.txn import Delete, Txn, TxnResult
+from drover.coordinator.txn import Delete, Put, Txn, TxnResult
 
 TIMINGS = PROFILES["fast"]
 
 
 class Recorded(Etcd):
-    """Notes what it was asked for, and lets tests do something just before a range is read or a key is deleted."""
+    """Notes what it was asked for, and lets tests do something just before a range is read, a key is deleted or a
+    fence is written."""
 
     def __init__(self, endpoints: list[str]) -> None:
         super().__init__(endpoints)
@@ -40,6 +42,8 @@ class Recorded(Etcd):
     async def txn(self, txn: Txn, timeout: float | None = None) -> TxnResult:
         if any(isinstance(operation, Delete) for operation in txn.then):
             await self._first("delete")
+        if any(isinstance(operation, Put) and "/fences/" in operation.key for operation in txn.then):
+            await self._first("fence")
         return await super().txn(txn, timeout)
 
     async def status(self) -> StoreStatus:
@@ -57,6 +61,13 @@ class Quiet:
     def gate_closed(self, reason: str) -> None: ...
     def gate_opened(self) -> None: ...
     def heartbeat(self, outcome: str, seconds: float) -> None: ...
+    def deadline_counts_from(self, sent: Instant) -> None: ...
+
+    def may_beat(self) -> bool:
+        return True
+
+    def gate_is_open(self) -> bool:
+        return True
 
 
 class Seated(Member):

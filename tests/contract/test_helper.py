@@ -18,8 +18,7 @@ import pytest
 from drover.agent.cgroups import Cgroups
 from drover.agent.helper.pool import HelperPool
 from drover.agent.storage.base import Busy, GateClosed, HelperDied, StorageError
-from drover.coordinator.clock import read_clock
-from drover.coordinator.protocol.clock import Deadline
+from drover.agent.storage.two_nodes import Gate
 from tests.contract.helper_jobs import Special
 
 JOBS = "tests.contract.helper_jobs"
@@ -38,18 +37,9 @@ def cgroups(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cgroups]:
     cgroups.root.rmdir()
 
 
-class Gate:
-    """seconds: that the deadline lies ahead when it is looked at; None: closed."""
-
-    seconds: float | None = 60.0
-
-    def __call__(self) -> Deadline | None:
-        return None if self.seconds is None else read_clock().plus(self.seconds)
-
-
 @pytest.fixture
-def gate() -> Gate:
-    return Gate()
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    return Gate(tmp_path_factory.mktemp("run") / "gate")
 
 
 @pytest.fixture
@@ -116,7 +106,7 @@ async def test_idle_helpers_that_were_killed_are_replaced(pool: HelperPool, cgro
 
 
 async def test_a_closed_gate_is_said_at_once_and_nothing_is_done(pool: HelperPool, gate: Gate, tmp_path: Path) -> None:
-    gate.seconds = None
+    gate.close()
     with pytest.raises(GateClosed):
         await run(pool, "touch", path=str(tmp_path / "written"))
     assert not (tmp_path / "written").exists()
@@ -125,11 +115,11 @@ async def test_a_closed_gate_is_said_at_once_and_nothing_is_done(pool: HelperPoo
 async def test_a_deadline_that_has_passed_is_noticed_by_the_helper_and_nothing_is_done(
     pool: HelperPool, gate: Gate, cgroups: Cgroups, tmp_path: Path
 ) -> None:
-    gate.seconds = -0.001
+    gate.open(-0.001)
     with pytest.raises(GateClosed, match="deadline has passed"):
         await run(pool, "touch", path=str(tmp_path / "written"))
     assert not (tmp_path / "written").exists()
-    gate.seconds = 60
+    gate.open(60)
     await run(pool, "touch", path=str(tmp_path / "written"))
     assert (tmp_path / "written").exists()
 
@@ -139,7 +129,7 @@ async def test_a_deadline_that_passes_on_the_way_is_looked_at_in_the_cgroup_only
 ) -> None:
     cgroups.make("datasets/pgdata")
     cgroups.freeze("datasets/pgdata")
-    gate.seconds = 0.3
+    gate.open(0.3)
     async with asyncio.TaskGroup() as group:
         job = group.create_task(outcome(run(pool, "touch", path=str(tmp_path / "written"))))
         await until(lambda: cgroups.pids("datasets/pgdata") != [])
@@ -196,13 +186,21 @@ async def test_a_cancelled_job_is_killed_before_the_cancellation_goes_on(
     assert not cgroups.populated("datasets/pgdata")
 
 
-async def test_abort_kills_all_jobs_that_run(pool: HelperPool, cgroups: Cgroups, tmp_path: Path) -> None:
+async def test_a_job_that_was_sent_before_the_gate_was_closed_is_not_done_after_it_has_opened_again(
+    pool: HelperPool, cgroups: Cgroups, gate: Gate, tmp_path: Path
+) -> None:
+    [one, other] = cgroups.pids("helpers")
+    for pid in (one, other):
+        os.kill(pid, signal.SIGSTOP)
     async with asyncio.TaskGroup() as group:
-        job = group.create_task(outcome(run(pool, "touch", path=str(tmp_path / "written"), after=60)))
-        await until(lambda: len(cgroups.pids("datasets/pgdata")) == 2)
-        pool.abort()
-    assert isinstance(job.result(), HelperDied)
-    assert not cgroups.populated("datasets/pgdata")
+        job = group.create_task(outcome(run(pool, "touch", path=str(tmp_path / "written"))))
+        await asyncio.sleep(0.1)  # until it has been sent
+        gate.close()
+        gate.open(60)
+        for pid in (one, other):
+            os.kill(pid, signal.SIGCONT)
+    assert isinstance(job.result(), GateClosed)
+    assert not (tmp_path / "written").exists()
 
 
 async def test_errors_of_storage_come_back_as_themselves(pool: HelperPool) -> None:
@@ -249,11 +247,11 @@ import asyncio, sys
 from pathlib import Path
 from drover.agent.cgroups import Cgroups
 from drover.agent.helper.pool import HelperPool
-from drover.coordinator.clock import read_clock
+from drover.agent.storage.two_nodes import Gate
 
-async def main(root, *path):
+async def main(root, gate, *path):
     cgroups = Cgroups(Path(root))
-    async with HelperPool(cgroups, lambda: read_clock().plus(60), ["tests.contract.helper_jobs"], size=2) as pool:
+    async with HelperPool(cgroups, Gate(Path(gate)), ["tests.contract.helper_jobs"], size=2) as pool:
         while len(cgroups.pids("helpers")) < 2:
             await asyncio.sleep(0.01)
         print("ready", flush=True)
@@ -265,9 +263,9 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def agent(cgroups: Cgroups, *arguments: str) -> subprocess.Popen[bytes]:
+def agent(cgroups: Cgroups, gate: Gate, *arguments: str) -> subprocess.Popen[bytes]:
     """Another agent, once its helpers are there."""
-    command = [sys.executable, "-c", AGENT, str(cgroups.root), *arguments]
+    command = [sys.executable, "-c", AGENT, str(cgroups.root), str(gate.path), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.readline() == b"ready\n"
@@ -279,15 +277,17 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
-async def test_idle_helpers_end_by_themselves_when_their_agent_is_killed(cgroups: Cgroups) -> None:
-    process = agent(cgroups)
+async def test_idle_helpers_end_by_themselves_when_their_agent_is_killed(cgroups: Cgroups, gate: Gate) -> None:
+    process = agent(cgroups, gate)
     assert len(cgroups.pids("helpers")) == 2
     kill(process)
     await until(lambda: not cgroups.populated("helpers"))
 
 
-async def test_a_helper_at_work_finishes_its_job_when_its_agent_is_killed(cgroups: Cgroups, tmp_path: Path) -> None:
-    process = agent(cgroups, str(tmp_path / "written"))
+async def test_a_helper_at_work_finishes_its_job_when_its_agent_is_killed(
+    cgroups: Cgroups, gate: Gate, tmp_path: Path
+) -> None:
+    process = agent(cgroups, gate, str(tmp_path / "written"))
     await until(lambda: len(cgroups.pids("datasets/pgdata")) == 2)
     kill(process)
     assert not (tmp_path / "written").exists()
@@ -296,7 +296,7 @@ async def test_a_helper_at_work_finishes_its_job_when_its_agent_is_killed(cgroup
 
 
 async def test_what_an_earlier_agent_left_at_work_is_killed_first(cgroups: Cgroups, gate: Gate, tmp_path: Path) -> None:
-    process = agent(cgroups, str(tmp_path / "written"))
+    process = agent(cgroups, gate, str(tmp_path / "written"))
     await until(lambda: len(cgroups.pids("datasets/pgdata")) == 2)
     kill(process)
     async with HelperPool(cgroups, gate, [JOBS], size=1, left_over=True):
@@ -308,7 +308,7 @@ async def test_what_an_earlier_agent_left_at_work_is_killed_first(cgroups: Cgrou
 async def test_idle_helpers_of_an_earlier_agent_are_killed_and_other_datasets_are_spared(
     cgroups: Cgroups, gate: Gate
 ) -> None:
-    process = agent(cgroups)
+    process = agent(cgroups, gate)
     theirs = cgroups.pids("helpers")
     bystander = subprocess.Popen(["sleep", "60"])  # noqa: ASYNC220
     try:

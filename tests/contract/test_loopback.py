@@ -144,7 +144,7 @@ class TestXfs(Contract):
                     await nodes.b.publish(volume, newer(token))
                 assert str(shared.seen["a"] / f"{volume.uid}.img") in str(busy.value)
             assert await nodes.b.here(volume) == Away()
-        assert nodes.a.backend.cut() == []
+        assert await nodes.a.cut() == []
         mounted = await nodes.b.publish(volume, newer(token))
         assert (mounted.path / "kept").stat().st_size == MiB
 
@@ -217,7 +217,7 @@ class TestExt4(Contract):
             write_synced(there.path / "lost", MiB)
         here = await nodes.b.publish(volume, newer(token))
         assert sorted(file.name for file in here.path.glob("kept*")) == ["kept", "kept too"]
-        assert nodes.a.backend.cut() == []
+        assert await nodes.a.cut() == []
         write_synced(here.path / "still", MiB)
 
     async def test_an_image_without_a_record_is_left_alone(self, nodes: TwoNodes, shared: Shared) -> None:

@@ -16,7 +16,7 @@ import typer
 from drover.coordinator.cli.options import Json
 
 if TYPE_CHECKING:
-    from drover.coordinator.cli.playground.layout import Layout
+    from drover.coordinator.cli.playground.layout import Layout, Profile
     from drover.coordinator.cli.playground.machine import Place
 
 app = typer.Typer(
@@ -65,6 +65,9 @@ def up(
     etcd_fast: Annotated[
         bool, typer.Option("--etcd-fast", help="etcd elects in 0.5 s, not 1 s: not as in production.")
     ] = False,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="A node that cannot stop all writing in time is reset by its guard.")
+    ] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for etcd and agents.")] = 60.0,
 ) -> None:
     """Start a playground; return when etcd and all agents answer.
@@ -76,7 +79,8 @@ def up(
 
     layout = _layout(directory)
     with _explained():
-        settings = bring_up(layout, nodes, etcd, agents, timings.value if timings else None, etcd_fast, timeout)
+        profile: Profile | None = timings.value if timings else None
+        settings = bring_up(layout, nodes, etcd, agents, profile, etcd_fast, reset, timeout)
     say(f"{layout.directory} is up: {settings.nodes} nodes, {settings.etcd} etcd, {settings.network}")
     say(f'For etcdctl and drover: eval "$(drover playground env {shlex.quote(str(directory))})"')
 
@@ -251,7 +255,7 @@ def agent(
 
 
 def _layout(directory: Path) -> Layout:
-    from drover.coordinator.cli.playground.layout import Layout
+    from drover.coordinator.cli.playground.layout import Layout, Profile
 
     return Layout.of(directory)
 

@@ -51,6 +51,7 @@ class Settings:
     agents: bool = True
     timings: Profile | None = None
     etcd_fast: bool = False
+    reset: bool = False
     complete: bool = False
 
     def machines(self) -> list[Machine]:

@@ -221,6 +221,7 @@ def _agent_settings(place: Place) -> str:
     settings, address = place.settings, place.settings.address(place.machine)
     endpoints = ", ".join(f'"{endpoint}"' for endpoint in settings.endpoints)
     timings = f'timings = "{settings.timings}"\n' if settings.timings else ""
+    reset = '[guard]\nreset = "reboot"\n\n' if settings.reset else ""
     return f"""\
 node = "{place.machine.name}"
 address = "{address}"
@@ -238,7 +239,7 @@ endpoints = [{endpoints}]
 [backends.loopback]
 directory = "{place.home / "shared"}"
 
-[workloads]
+{reset}[workloads]
 allow = ["process"]
 """
 

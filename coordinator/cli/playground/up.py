@@ -27,6 +27,7 @@ def up(
     agents: bool = True,
     timings: Profile | None = None,
     etcd_fast: bool = False,
+    reset: bool = False,
     timeout: float = 60.0,
 ) -> Settings:
     """Starts a playground and waits, at most `timeout` seconds, until etcd and every agent answer. What is left of an
@@ -42,7 +43,7 @@ def up(
     _check_machine(layout)
     layout.directory.mkdir(parents=True, exist_ok=True)
     with locked(layout.directory):
-        asked = Settings(nodes, members, "", agents, timings, etcd_fast)
+        asked = Settings(nodes, members, "", agents, timings, etcd_fast, reset)
         settings = _settings(layout, asked)
         layout.save(settings)
         try:

@@ -1,0 +1,93 @@
+"""Tells the cluster that this node has stopped: its guard starts this where the agent is dead or hangs.
+
+So nobody has to wait until the heartbeat has stood still for W.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from drover.agent import logs
+from drover.agent.config import Settings
+from drover.agent.connect import connect
+from drover.agent.guard.page import Page
+from drover.agent.guard.settings import Files, LadderRecord, write
+from drover.coordinator.keys import Keys
+from drover.coordinator.records import Evidence, Fence, Heartbeat, InvalidRecord, timestamp
+from drover.coordinator.store import Denied, Store, StoreError
+from drover.coordinator.txn import Put, Txn, absent, unchanged
+
+log = logging.getLogger("drover.testify")
+
+LIMIT = 30.0
+"""Seconds in which it is tried: afterwards silence has said it long since."""
+_AGAIN = 0.2
+
+
+async def say_stopped(store: Store, keys: Keys, node: str, files: Files) -> bool:
+    """Writes the fence of the incarnation that the ladder has stopped; False: somebody has said it, or there is nothing
+    to say any more. Raises StoreError.
+
+    The heartbeat is read before the page, and compared: the gate opens after a sworn round only when another one was
+    run and a heartbeat, sent after that had begun, was answered. So either that heartbeat or this fence fails.
+    """
+    beat = await store.get(keys.heartbeat(node))
+    record = LadderRecord.load(files.record)
+    with Page(files.page) as page:
+        seen = page.seen()
+    if beat is None or record is None or not seen.clean or not (record.round == seen.round == seen.sworn):
+        return False
+    try:
+        incarnation = Heartbeat.decode(beat.value).incarnation
+    except InvalidRecord:
+        return False
+    if incarnation != record.incarnation:
+        return False
+    fence = Fence(
+        node=node,
+        by=node,
+        evidence=Evidence.STOPPED,
+        detail=f"its guard has stopped everything and verified it: {record.reason}",
+        at=timestamp(datetime.now(UTC)),
+    )
+    key = keys.fence(incarnation)
+    return (await store.txn(Txn((unchanged(beat.key, beat), absent(key)), (Put(key, fence.encode()),)))).succeeded
+
+
+async def _insist(settings: Settings) -> None:
+    """Until etcd has answered. Raises TimeoutError, Denied."""
+    async with asyncio.timeout(LIMIT), connect(settings.etcd) as store:
+        while True:
+            try:
+                said = await say_stopped(store, Keys(settings.prefix), settings.node, Files(settings.run_dir))
+            except Denied:
+                raise
+            except StoreError as error:
+                log.debug("%s", error)
+                await asyncio.sleep(_AGAIN)
+            else:
+                return log.warning("%s", "the cluster knows that this node has stopped" if said else "nothing to say")
+
+
+def command(files: Files, settings: Settings) -> tuple[str, ...]:
+    """What to start. The settings are written down for it: they may have come from files that are gone by then."""
+    write(files.agent, settings.model_dump_json())
+    return sys.executable, "-P", "-m", __name__, str(files.agent)
+
+
+def main() -> None:
+    """Argument: the file with the agent's settings."""
+    settings = Settings.model_validate_json(Path(sys.argv[1]).read_text())
+    logs.setup(settings.log_level)
+    try:
+        asyncio.run(_insist(settings))
+    except (TimeoutError, Denied) as error:
+        sys.exit(f"drover-agent: the cluster was not told that this node has stopped: {str(error) or 'etcd is away'}")
+
+
+if __name__ == "__main__":
+    main()

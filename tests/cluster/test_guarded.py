@@ -1,0 +1,131 @@
+"""Nodes whose guard does what their agent cannot, and resets the machine where it cannot either."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from drover.coordinator.cli.playground.machine import State
+from drover.coordinator.timings import PROFILES
+from tests.cluster.cluster import Cluster, Dataset, Writer
+from tests.playground import Playground, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("guarded")]
+
+TIMINGS = PROFILES["default"]
+OTHERS = ("node-b", "node-c")
+
+
+@pytest.fixture(scope="module")
+def module_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Every node is armed. Default deadlines: agents and guards are started again in time on a busy machine, too."""
+    directory = tmp_path_factory.mktemp("guarded") / "pg"
+    with Playground(directory, nodes=3, etcd=3, timings=None, reset=True) as playground:
+        yield Cluster(playground)
+
+
+def committing(cluster: Cluster, **spec: Any) -> tuple[Dataset, Writer]:
+    """A dataset on node-a and a writer that commits to it. It asks for hard fencing."""
+    data = cluster.dataset(on="node-a", **{"fencing": "hard"} | spec)
+    return data, cluster.writer(data)
+
+
+def test_silence_of_an_armed_node_proves_that_it_has_stopped(cluster: Cluster) -> None:
+    data, writer = committing(cluster)
+    assert cluster.heartbeat("node-a")["armed"] is True
+    cluster.playground.kill("node-a")
+    node = data.active_on(*OTHERS)
+    writer.goes_on(node)
+    writer.check()
+    assert data.owner["evidence"] == "silence"
+
+
+def test_where_an_agent_hangs_its_guard_stops_the_writer_in_time_and_tells_the_cluster(cluster: Cluster) -> None:
+    data, writer = committing(cluster)
+    before = cluster.incarnation("node-a")
+    cluster.playground.freeze_agent("node-a")
+    node = data.active_on(*OTHERS)
+    last_heartbeat = float(cluster.heartbeat("node-a")["clock"])
+    assert data.owner["evidence"] == "stopped"
+    assert "its guard has stopped everything and verified it" in cluster.record(f"fences/{before}")["detail"]
+    writer.goes_on(node)
+    assert data.path not in cluster.playground.sh("node-a", "cat /proc/mounts")
+    first, second = writer.turns
+    assert first.done < last_heartbeat + TIMINGS.d_io
+    assert second.began > first.done
+    cluster.playground.thaw_agent("node-a")
+    cluster.until_all_joined()
+    assert cluster.incarnation("node-a") != before
+    writer.goes_on(node)
+    writer.check()
+    assert [turn.node for turn in writer.turns] == ["node-a", node]
+
+
+def test_an_agent_that_is_ended_for_good_gives_its_datasets_up_by_its_guards_word(cluster: Cluster) -> None:
+    data, writer = committing(cluster)
+    before = cluster.incarnation("node-a")
+    cluster.playground.stop_agent("node-a")
+    node = data.active_on(*OTHERS)
+    assert data.owner["evidence"] == "stopped"
+    writer.goes_on(node)
+    cluster.playground.start_agent("node-a")
+    cluster.until_all_joined()
+    assert cluster.incarnation("node-a") != before
+    writer.check()
+
+
+def test_agent_and_guard_killed_at_once_are_back_before_the_writer_notices(cluster: Cluster) -> None:
+    data, writer = committing(cluster)
+    before = cluster.incarnation("node-a")
+    cluster.playground.send_guard("node-a", signal.SIGKILL)
+    cluster.playground.kill_agent("node-a")
+    cluster.until_all_joined()
+    writer.goes_on("node-a")
+    cluster.playground.send_guard("node-a", signal.SIGKILL)
+    eventually(lambda: "the guard has died; starting it again" in cluster.log("node-a"), "the agent notices", 5)
+    writer.goes_on("node-a")
+    writer.check()
+    assert len(writer.turns) == 1
+    assert (cluster.incarnation("node-a"), data.epoch) == (before, 1)
+
+
+def test_a_guard_that_hangs_is_replaced_before_the_writer_notices(cluster: Cluster) -> None:
+    data, writer = committing(cluster)
+    cluster.playground.send_guard("node-a", signal.SIGSTOP)
+    eventually(lambda: "the guard hangs; killing it" in cluster.log("node-a"), "the agent notices", 5)
+    cluster.until_all_joined()
+    writer.goes_on("node-a")
+    writer.check()
+    assert len(writer.turns) == 1
+    assert data.epoch == 1
+
+
+def test_cut_off_with_a_guard_that_hangs_a_new_guard_stops_the_writer_in_time(cluster: Cluster) -> None:
+    data, writer = committing(cluster)
+    cluster.playground.partition("node-a", "etcd")
+    cluster.playground.send_guard("node-a", signal.SIGSTOP)
+    eventually(lambda: "nothing is left" in cluster.log("node-a"), "the ladder has run on node-a", 10)
+    last_heartbeat = float(cluster.heartbeat("node-a")["clock"])
+    node = data.active_on(*OTHERS)
+    writer.goes_on(node)
+    writer.check()
+    assert writer.turns[0].done < last_heartbeat + TIMINGS.d_io
+    cluster.playground.heal("node-a")
+
+
+def test_a_machine_that_was_paused_beyond_its_deadline_is_reset_when_it_goes_on(cluster: Cluster) -> None:
+    data, writer = committing(cluster)
+    cluster.playground.freeze("node-a", whole=True)
+    node = data.active_on(*OTHERS)
+    writer.goes_on(node)
+    cluster.playground.thaw("node-a")
+    eventually(lambda: cluster.playground.state("node-a") is State.OFF, "node-a is reset", 5)
+    assert "resetting this machine" in cluster.log("node-a")
+    cluster.playground.start("node-a")
+    cluster.until_all_joined()
+    writer.goes_on(node)
+    writer.check()
+    assert [turn.node for turn in writer.turns] == ["node-a", node]
