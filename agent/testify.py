@@ -19,7 +19,7 @@ from drover.agent.guard.settings import Files, LadderRecord, write
 from drover.coordinator.keys import Keys
 from drover.coordinator.records import Evidence, Fence, Heartbeat, InvalidRecord, timestamp
 from drover.coordinator.store import Denied, Store, StoreError
-from drover.coordinator.txn import Put, Txn, absent, unchanged
+from drover.coordinator.txn import Put, Txn, unchanged
 
 log = logging.getLogger("drover.testify")
 
@@ -30,10 +30,11 @@ _AGAIN = 0.2
 
 async def say_stopped(store: Store, keys: Keys, node: str, files: Files) -> bool:
     """Writes the fence of the incarnation that the ladder has stopped; False: somebody has said it, or there is nothing
-    to say any more. Raises StoreError.
+    to say any more. Raises StoreError, InvalidRecord.
 
     The heartbeat is read before the page, and compared: the gate opens after a sworn round only when another one was
-    run and a heartbeat, sent after that had begun, was answered. So either that heartbeat or this fence fails.
+    run and a heartbeat, sent after that had begun, was answered. So either that heartbeat or this fence fails. A fence
+    that rests on silence only is replaced: silence may prove nothing.
     """
     beat = await store.get(keys.heartbeat(node))
     record = LadderRecord.load(files.record)
@@ -41,10 +42,7 @@ async def say_stopped(store: Store, keys: Keys, node: str, files: Files) -> bool
         seen = page.seen()
     if beat is None or record is None or not seen.clean or not (record.round == seen.round == seen.sworn):
         return False
-    try:
-        incarnation = Heartbeat.decode(beat.value).incarnation
-    except InvalidRecord:
-        return False
+    incarnation = Heartbeat.decode(beat.value).incarnation
     if incarnation != record.incarnation:
         return False
     fence = Fence(
@@ -55,7 +53,12 @@ async def say_stopped(store: Store, keys: Keys, node: str, files: Files) -> bool
         at=timestamp(datetime.now(UTC)),
     )
     key = keys.fence(incarnation)
-    return (await store.txn(Txn((unchanged(beat.key, beat), absent(key)), (Put(key, fence.encode()),)))).succeeded
+    while (written := await store.get(key)) is None or Fence.decode(written.value).evidence is Evidence.SILENCE:
+        told = await store.txn(Txn((unchanged(beat.key, beat), unchanged(key, written)), (Put(key, fence.encode()),)))
+        newest = await store.get(beat.key)
+        if told.succeeded or newest is None or newest.mod_revision != beat.mod_revision:
+            return told.succeeded
+    return False
 
 
 async def _insist(settings: Settings) -> None:
@@ -85,7 +88,7 @@ def main() -> None:
     logs.setup(settings.log_level)
     try:
         asyncio.run(_insist(settings))
-    except (TimeoutError, Denied) as error:
+    except (TimeoutError, Denied, InvalidRecord) as error:
         sys.exit(f"drover-agent: the cluster was not told that this node has stopped: {str(error) or 'etcd is away'}")
 
 

@@ -33,6 +33,13 @@ def committing(cluster: Cluster, **spec: Any) -> tuple[Dataset, Writer]:
     return data, cluster.writer(data)
 
 
+def cluster_is_told(cluster: Cluster, incarnation: str) -> None:
+    """By its guard; on a busy machine others may have heard its silence first."""
+    fence = f"fences/{incarnation}"
+    eventually(lambda: cluster.record(fence)["evidence"] == "stopped", "the guard has testified", 10)
+    assert "its guard has stopped everything and verified it" in cluster.record(fence)["detail"]
+
+
 def test_silence_of_an_armed_node_proves_that_it_has_stopped(cluster: Cluster) -> None:
     data, writer = committing(cluster)
     assert cluster.heartbeat("node-a")["armed"] is True
@@ -49,8 +56,7 @@ def test_where_an_agent_hangs_its_guard_stops_the_writer_in_time_and_tells_the_c
     cluster.playground.freeze_agent("node-a")
     node = data.active_on(*OTHERS)
     last_heartbeat = float(cluster.heartbeat("node-a")["clock"])
-    assert data.owner["evidence"] == "stopped"
-    assert "its guard has stopped everything and verified it" in cluster.record(f"fences/{before}")["detail"]
+    cluster_is_told(cluster, before)
     writer.goes_on(node)
     assert data.path not in cluster.playground.sh("node-a", "cat /proc/mounts")
     first, second = writer.turns
@@ -69,7 +75,7 @@ def test_an_agent_that_is_ended_for_good_gives_its_datasets_up_by_its_guards_wor
     before = cluster.incarnation("node-a")
     cluster.playground.stop_agent("node-a")
     node = data.active_on(*OTHERS)
-    assert data.owner["evidence"] == "stopped"
+    cluster_is_told(cluster, before)
     writer.goes_on(node)
     cluster.playground.start_agent("node-a")
     cluster.until_all_joined()

@@ -63,6 +63,15 @@ async def test_the_fence_says_that_the_guard_has_stopped_everything_and_why(stop
     assert "no heartbeat" in fence.detail
 
 
+async def test_its_word_replaces_a_fence_that_rests_on_silence_only(stopped: Stopped) -> None:
+    silence = Fence(node="a", by="b", evidence=Evidence.SILENCE, detail="still", at="now")
+    await stopped.store.txn(Txn((), (Put(stopped.keys.fence("a.1"), silence.encode()),)))
+    assert await stopped.says()
+    fence = await stopped.fence()
+    assert fence is not None
+    assert fence.evidence is Evidence.STOPPED
+
+
 async def test_nothing_is_said_twice(stopped: Stopped) -> None:
     assert await stopped.says()
     assert not await stopped.says()

@@ -255,7 +255,7 @@ def agent(
 
 
 def _layout(directory: Path) -> Layout:
-    from drover.coordinator.cli.playground.layout import Layout, Profile
+    from drover.coordinator.cli.playground.layout import Layout
 
     return Layout.of(directory)
 
