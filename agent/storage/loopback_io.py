@@ -73,8 +73,8 @@ def publish(
     """See `Backend.publish`. Returns device, path, size (bytes) and direct_io as granted."""
     at, mine = Place(**place), Token(**token)
     with room(at), opened_image(at) as image:
-        loop = _attached(at, image)
-        others = loopdev.backed_by(image)
+        loop, held = _attached(at, image)
+        others = loopdev.backed_by(image) if held else []
         if loop is None and not (others and all(map(loopdev.is_cut, others))):  # what was cut off keeps its lock
             _lock(at, image)
         record = _stamped(at, mine, node)
@@ -124,7 +124,7 @@ def grow(place: Mapping[str, str], size: int) -> None:
     size = rounded(size)
     record = _record(at)
     with opened_image(at) as image:
-        loop = _attached(at, image)
+        loop, _ = _attached(at, image)
         where = mounts.of_device(loop.number()) if loop else []
         if loop is None or not where:
             raise StorageError(f"{at.dataset} is not mounted here: it can only grow while it is")
@@ -212,10 +212,12 @@ def _forget(at: Place) -> None:
     sidecar.sync_directory(at.directory)
 
 
-def _attached(at: Place, image: int) -> Loop | None:
-    """Our device of it. Raises Busy where it is another's, or one that was cut off and is still held."""
+def _attached(at: Place, image: int) -> tuple[Loop | None, bool]:
+    """Our device of it, and whether another node has one that was cut off. Raises Busy where one was not, or where ours
+    was and is still held."""
     found = loopdev.backed_by(image)
     loops = [loop for loop in found if loop.image == at.image]
+    held = len(loops) < len(found)
     for loop in found:
         if loop.image != at.image and not loopdev.is_cut(loop):
             raise Busy(
@@ -227,9 +229,9 @@ def _attached(at: Place, image: int) -> Loop | None:
         names = ", ".join(loop.path for loop in loops)
         raise Busy(f"{at.dataset} is attached more than once ({names}): unpublish it first", names)
     if not loops or not loopdev.is_cut(loops[0]):
-        return loops[0] if loops else None
+        return (loops[0] if loops else None), held
     unpublish({"directory": at.directory, "dataset": at.dataset, "uid": at.uid})
-    return None
+    return None, held
 
 
 def _lock(at: Place, image: int) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 CONTROL = "/dev/loop-control"
 BLOCK = "/sys/block"
+PARTITIONS = "/proc/partitions"
 
 _CLR_FD, _SET_STATUS64, _GET_STATUS64, _SET_CAPACITY = 0x4C01, 0x4C04, 0x4C05, 0x4C07
 _CONFIGURE, _GET_FREE = 0x4C0A, 0x4C82
@@ -71,8 +72,11 @@ class Loop:
 
 
 def scan() -> list[Loop]:
-    """All attached loop devices, of this and all other nodes on this kernel."""
-    names = sorted(name for name in os.listdir(BLOCK) if name.startswith("loop"))
+    """All attached loop devices, of this and all other nodes on this kernel, but for those without capacity, which take
+    no write. The kernel's list of partitions has just these: a directory of all that were ever attached grows, and to
+    look at 200 that are free costs 2 ms."""
+    with open(PARTITIONS) as file:
+        names = sorted(name for line in file if (name := line.rpartition(" ")[2].strip()).startswith("loop"))
     return [Loop(name, backing) for name in names if (backing := _backing(name)) is not None]
 
 
