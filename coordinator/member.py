@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from drover.coordinator.clock import Clock, read_clock
+from drover.coordinator.combine import Combiner
 from drover.coordinator.housekeeping import Housekeeping
 from drover.coordinator.join import Joined, Saved
 from drover.coordinator.keys import Keys, Kind
@@ -94,6 +95,7 @@ class Member:
         self.life = 0
         """etcd's revision when the first heartbeat of this life of the agent was answered; 0 before. What an earlier
         life sent compares revisions up to this one: a tenure that has not moved since is touched before all else."""
+        self._combiner = Combiner(store, self._check_live)
         self._observers = Observers(self)
         self._housekeeping = Housekeeping(self, compacts)
 
@@ -286,13 +288,15 @@ class Member:
 
     async def _commit(self, txn: Txn) -> bool:
         """Whether it committed. Raises NotLive, Unanswered (not settled), Unavailable, NoSpace, Denied."""
-        if not self.live:
-            raise NotLive("this node's session has lapsed")
         try:
-            result = await self.store.txn(txn)
+            result = await self._combiner.txn(txn)
         except LeaseGone:
             return False
         return await self._shown(result)
+
+    def _check_live(self) -> None:
+        if not self.live:
+            raise NotLive("this node's session has lapsed")
 
     async def _shown(self, result: TxnResult) -> bool:
         if result.succeeded:
