@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from drover.coordinator.member import Member, NotLive
@@ -19,9 +19,12 @@ log = logging.getLogger(__name__)
 
 _AGAIN = 1.0
 _AT_ONCE = 16
-_PASSING = 0.1
+_PASSING = 0.3
 """Seconds that a phase on the way to another one lasts before people are told of it: in a quick move each would cost a
 transaction that the move itself has to wait behind."""
+_TOGETHER = 0.05
+"""Seconds that one which has arrived waits for others on their way, to be told of in one transaction."""
+_ON_THE_WAY = (Phase.STARTING, Phase.MOVING)
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,26 @@ class Reporter:
 
     def _put(self, d: Dataset, status: Status) -> None:
         """A passing phase waits, but not longer because another one follows it."""
-        due = asyncio.get_running_loop().time()
-        if status.phase in (Phase.STARTING, Phase.MOVING):
-            due += _PASSING
+        now = asyncio.get_running_loop().time()
+        if status.phase in _ON_THE_WAY:
+            due = now + _PASSING
             if (before := self._open.get(d.name)) is not None:
                 due = min(due, before.due)
+        else:
+            self._open.pop(d.name, None)
+            others = any(one.status.phase in _ON_THE_WAY for one in self._open.values())
+            due = now + _TOGETHER if others else now
+            if not others:
+                self._open = {name: replace(one, due=now) for name, one in self._open.items()}
         self._open[d.name] = _Open(d, status, due)
         self._wake.set()
 
     async def _write(self, d: Dataset, status: Status) -> bool:
         """False: try again. Where the tenure has changed, whoever looks at it next tells."""
         if status.same_as(self._member.view.status(d.name)) and d.name not in self._unsure:
+            return True
+        if self._member.view.dataset(d.name).tenure_revision != d.tenure_revision:
+            self._unsure.discard(d.name)
             return True
         try:
             await self._member.report(d, status)

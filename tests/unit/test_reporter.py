@@ -23,18 +23,24 @@ class Etcd:
     def __init__(self) -> None:
         self.view = self
         self.written: list[Status] = []
+        self.shown: dict[str, Status] = {}
         self.full = False
+        self.tenures: dict[str, int] = {}
         self.refused = asyncio.Event()
         self.news = asyncio.Event()
 
-    def status(self, _name: str) -> Status | None:
-        return self.written[-1] if self.written else None
+    def status(self, name: str) -> Status | None:
+        return self.shown.get(name)
 
-    async def report(self, _d: Dataset, status: Status) -> bool:
+    def dataset(self, name: str) -> Dataset:
+        return making.dataset(name, **({"tenure_revision": self.tenures[name]} if name in self.tenures else {}))
+
+    async def report(self, d: Dataset, status: Status) -> bool:
         if self.full:
             self.refused.set()
             raise NoSpace("full")
         self.written.append(status)
+        self.shown[d.name] = status
         self.news.set()
         return True
 
@@ -96,3 +102,28 @@ async def test_what_etcd_did_not_take_is_told_again(reporter: Reporter, etcd: Et
         await etcd.refused.wait()
     etcd.full = False
     assert await etcd.phases(1) == [Phase.ACTIVE]
+
+
+async def test_those_that_arrive_one_after_the_other_are_told_when_the_last_has(reporter: Reporter, etcd: Etcd) -> None:
+    names = ("d", "e", "f")
+    for name in names:
+        tell(reporter, Phase.STARTING, name=name)
+    for name in names:
+        assert etcd.written == []
+        tell(reporter, Phase.ACTIVE, name=name)
+        if name != "f":
+            await asyncio.sleep(0)
+    assert await etcd.phases(3) == [Phase.ACTIVE] * 3
+
+
+async def test_one_that_has_arrived_does_not_wait_for_one_that_stays_on_its_way(reporter: Reporter, etcd: Etcd) -> None:
+    tell(reporter, Phase.STARTING, name="e")
+    tell(reporter, Phase.ACTIVE)
+    assert await etcd.phases(2) == [Phase.ACTIVE, Phase.STARTING]
+
+
+async def test_of_a_tenure_that_has_changed_nothing_is_told(reporter: Reporter, etcd: Etcd) -> None:
+    etcd.tenures["gone"] = making.TENURE_REVISION + 1
+    tell(reporter, Phase.ACTIVE, name="gone")
+    tell(reporter, Phase.WAITING)
+    assert await etcd.phases(1) == [Phase.WAITING]
