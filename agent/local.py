@@ -54,6 +54,7 @@ class _Looks:
         """Of more datasets than asked for. Raises StorageError."""
         look = self._next
         look.volumes.update((volume.dataset, volume) for volume in volumes)
+        await asyncio.sleep(0)  # who was woken by the same event asks before it begins
         async with self._one_at_a_time:
             if look.found is None:
                 if self._next is look:
