@@ -94,7 +94,9 @@ class Executor:
                 await self._start(name)
             case StopWorkload(name):
                 await self._stop(name)
-            case Unpublish(name):
+            case Unpublish(name, leaving):
+                if leaving:
+                    self.member.announce_handover(name)
                 await self.helpers.prepare(name)
                 self._down.setdefault(name, time.time())
                 backend, volume = self._at(unit[name])

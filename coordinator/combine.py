@@ -8,6 +8,7 @@ itself. So one dataset's loss is never another's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 
 from drover.coordinator.store import Store, StoreError, Unanswered, Unavailable
@@ -51,6 +52,12 @@ def _size(txns: Sequence[Txn]) -> int:
     return max(len(one.compare), len(one.then) + len(one.read))
 
 
+LINGER = 0.02
+"""Seconds that a transaction at most waits for others that were announced."""
+_ANNOUNCED = 0.1
+"""Seconds for which an announcement holds: what takes longer is not waited for."""
+
+
 class _Alone:
     """To be sent by itself: what it was combined into did not happen, and never will."""
 
@@ -65,13 +72,25 @@ class _Waiting:
 
 class Combiner:
     """One transaction is under way at a time; those that come meanwhile go together when it has been answered. A single
-    one waits for nothing."""
+    one waits for nothing, unless others were announced."""
 
     def __init__(self, store: Store, check: Callable[[], None]) -> None:
         """check: called right before anything is sent; what it raises goes to who wanted to send."""
         self._store, self._check = store, check
         self._turn = asyncio.Lock()
         self._queue: list[_Waiting] = []
+        self._announced: dict[str, float] = {}
+        self._complete = asyncio.Event()
+
+    def announce(self, name: str) -> None:
+        """A transaction about `name` is to come soon. Until `arrived` others wait a moment for it, to go together."""
+        self._announced[name] = asyncio.get_running_loop().time() + _ANNOUNCED
+
+    def arrived(self, name: str) -> None:
+        """It is about to be sent, or does not come."""
+        self._announced.pop(name, None)
+        if not self._announced:
+            self._complete.set()
 
     async def txn(self, txn: Txn) -> TxnResult:
         """As `Store.txn`: sent once, or again where it was part of one that got a plain no. Cancelled
@@ -84,6 +103,7 @@ class Combiner:
         try:
             async with self._turn:
                 if mine.fate is None:
+                    await self._linger()
                     self._check()
                     if (batch := self._take()) == [mine]:
                         return await self._store.txn(txn)
@@ -98,6 +118,17 @@ class Combiner:
                 raise Unanswered(str(error)) from error
         self._check()
         return await self._store.txn(txn)
+
+    async def _linger(self) -> None:
+        """While others are announced."""
+        loop = asyncio.get_running_loop()
+        left = min(LINGER, max(self._announced.values(), default=0.0) - loop.time())
+        if left > 0:
+            self._complete.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._complete.wait()
+        self._announced = {name: until for name, until in self._announced.items() if until > loop.time()}
 
     def _take(self) -> list[_Waiting]:
         """The one that has waited longest, with all that can go with it."""

@@ -395,10 +395,16 @@ class Member:
         """status/<d>. A lost one is written again by whoever looks next."""
         return await self._commit(ownership.report(self.seat(), d, status))
 
+    def announce_handover(self, dataset: str) -> None:
+        """It will come in a moment: handovers that are ready may wait that long for it, to go in one transaction."""
+        self._combiner.announce(dataset)
+
     async def handover(
         self, datasets: Sequence[Dataset], to: str, because: str, refused: bool = False, down: float | None = None
     ) -> bool:
         """Settled: False means that it has not happened and never will. down: Unix time when their use was stopped."""
+        for d in datasets:
+            self._combiner.arrived(d.name)
         target = self.view.cluster.nodes.get(to)
         if target is None:
             return False

@@ -123,6 +123,28 @@ async def test_those_that_come_while_one_is_under_way_are_sent_as_one(case: Case
     assert case.written() == set("abcd")
 
 
+async def test_one_waits_for_others_that_were_announced_until_the_last_has_arrived(case: Case) -> None:
+    async def arrive(key: str) -> TxnResult:
+        case.combiner.arrived(key)
+        return await case.combiner.txn(rewrite(key))
+
+    for key in "abc":
+        case.combiner.announce(key)
+    tasks = [asyncio.create_task(arrive(key)) for key in "ab"]
+    await asyncio.sleep(0)
+    assert case.store.sent == []
+    tasks.append(asyncio.create_task(arrive("c")))
+    assert await case.outcomes(tasks) == [True] * 3
+    assert case.store.sent == [combined([rewrite(key) for key in "abc"])]
+
+
+async def test_one_that_was_announced_and_does_not_come_holds_nothing_up(case: Case) -> None:
+    case.combiner.announce("never")
+    async with asyncio.timeout(5):
+        for _ in range(20):
+            assert (await case.combiner.txn(Txn((), (Put("a", b""),)))).succeeded
+
+
 async def test_each_is_told_only_what_it_asked_to_read(case: Case) -> None:
     tasks = await case.start(rewrite("a"), Txn((), (Put("b", b"1"),), read=("b",)), rewrite("c"))
     assert await case.outcomes(tasks) == [True] * 3
