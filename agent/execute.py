@@ -96,7 +96,7 @@ class Executor:
                 await self._stop(name)
             case Unpublish(name, leaving):
                 if leaving:
-                    self.member.announce_handover(name)
+                    self.member.announce(name)
                 await self.helpers.prepare(name)
                 self._down.setdefault(name, time.time())
                 backend, volume = self._at(unit[name])

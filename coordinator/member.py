@@ -323,6 +323,8 @@ class Member:
         An unanswered transaction may commit later, after a read that does not show it. Touching one of the tenures that
         it compares makes that impossible; if the touch does not commit, something else did, perhaps it.
         """
+        for d in datasets:
+            self._combiner.arrived(d.name)
         try:
             return await self._commit(txn)
         except (Unanswered, Unavailable) as error:
@@ -395,16 +397,14 @@ class Member:
         """status/<d>. A lost one is written again by whoever looks next."""
         return await self._commit(ownership.report(self.seat(), d, status))
 
-    def announce_handover(self, dataset: str) -> None:
-        """It will come in a moment: handovers that are ready may wait that long for it, to go in one transaction."""
+    def announce(self, dataset: str) -> None:
+        """Its handover or release is to come: those that are ready wait a moment for it, to go in one transaction."""
         self._combiner.announce(dataset)
 
     async def handover(
         self, datasets: Sequence[Dataset], to: str, because: str, refused: bool = False, down: float | None = None
     ) -> bool:
         """Settled: False means that it has not happened and never will. down: Unix time when their use was stopped."""
-        for d in datasets:
-            self._combiner.arrived(d.name)
         target = self.view.cluster.nodes.get(to)
         if target is None:
             return False
