@@ -17,7 +17,7 @@ from drover.agent.config import Settings, load_or_exit
 from drover.agent.config_errors import ConfigError
 from drover.agent.guard.client import GuardFailed
 from drover.coordinator.join import NotOurCluster, Refused
-from drover.coordinator.store import Denied
+from drover.coordinator.store import Denied, Unfit
 
 FAILED, USAGE = 1, 2
 
@@ -41,7 +41,7 @@ def main() -> None:
     """Exit status: 0 stopped as asked, 1 cannot go on, 2 a setting is wrong."""
     settings = load_or_exit(sys.argv[1:], os.environ)
     logs.setup(settings.log_level)
-    known = (AlreadyRunning, CannotListen, CgroupError, ConfigError, Denied, GuardFailed, NotOurCluster, Refused)
+    known = (AlreadyRunning, CannotListen, CgroupError, ConfigError, Denied, GuardFailed, NotOurCluster, Refused, Unfit)
     try:
         uvloop.run(_run(settings))
     except asyncio.CancelledError:

@@ -59,6 +59,9 @@ class Sight:
     def history_piles_up(self) -> bool:
         return self._member is not None and self._member.history_piles_up
 
+    def etcd_known_bugs(self) -> int:
+        return self._member.etcd_known_bugs if self._member else 0
+
     def datasets(self) -> Sequence[DatasetView]:
         if self._member is None:
             return ()

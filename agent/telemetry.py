@@ -73,6 +73,7 @@ STEP = Metric("drover_step_seconds", "histogram", "Time that a step took", ("ste
 IGNORED = Metric("drover_ignored_input_total", "counter", "What users wrote that could not be used", ("kind",))
 RESTARTS = Metric("drover_workload_restarts_total", "counter", "Workloads that ended and were started again here")
 PILING_UP = Metric("drover_etcd_history_piling_up", "gauge", "Whether nobody compacts etcd's history")
+KNOWN_BUGS = Metric("drover_etcd_known_bugs", "gauge", "Bugs known of the release of etcd that answers; update it")
 LOOKS = Metric("drover_backend_looks_total", "counter", "Times that a back end was asked what is here", ("backend",))
 
 METRICS = (
@@ -91,19 +92,21 @@ METRICS = (
     RESTARTS,
     LOOKS,
     PILING_UP,
+    KNOWN_BUGS,
 )
 
 
 @dataclass(frozen=True)
 class Gauges:
     """datasets: how many, by (phase, backend). margin: seconds until D_soft. connected: etcd answers. looks: so far, by
-    backend. piling_up: etcd's history, for want of compaction."""
+    backend. piling_up: etcd's history, for want of compaction. known_bugs: of the etcd that answers."""
 
     datasets: Mapping[tuple[str, str], int]
     margin: float
     connected: bool
     looks: Mapping[str, int] = field(default_factory=dict)
     piling_up: bool = False
+    known_bugs: int = 0
 
 
 class Telemetry:
@@ -125,6 +128,7 @@ class Telemetry:
             MARGIN: self._margin,
             CONNECTED: self._connected,
             PILING_UP: self._history,
+            KNOWN_BUGS: self._bugs,
         }
         for gauge, look in looks.items():
             self._meter.create_observable_gauge(gauge.name, [look], gauge.unit, gauge.help)
@@ -196,6 +200,10 @@ class Telemetry:
     def _history(self, _: CallbackOptions) -> Iterable[Observation]:
         if gauges := self._gauges:
             yield Observation(int(gauges.piling_up))
+
+    def _bugs(self, _: CallbackOptions) -> Iterable[Observation]:
+        if gauges := self._gauges:
+            yield Observation(gauges.known_bugs)
 
     def _looks(self, _: CallbackOptions) -> Iterable[Observation]:
         if gauges := self._gauges:

@@ -26,6 +26,7 @@ from drover.coordinator.etcd_rpc import (
     refusal,
     txn_request,
 )
+from drover.coordinator.etcd_versions import Corrupting, Unknown, judge
 from drover.coordinator.etcd_watch import watch
 from drover.coordinator.store import (
     Changes,
@@ -37,6 +38,7 @@ from drover.coordinator.store import (
     StoreStatus,
     Unanswered,
     Unavailable,
+    Unfit,
     WatchBroken,
 )
 from drover.coordinator.txn import Entry, Txn, TxnResult
@@ -119,6 +121,7 @@ class Etcd:
                 answer = await self._call(member, member.kv.Txn, request, deadline)
             except Unavailable:
                 self._demote(member)
+                member.verdict = None
                 raise
         except Unavailable as error:
             raise Unanswered(str(error)) from error
@@ -257,22 +260,46 @@ class Etcd:
         self._order.append(member)
 
     async def _connected(self, deadline: float, limit: float) -> Member:
-        """The first member whose connection stands. Nothing is sent before this returns: going round is harmless.
+        """The first member whose connection stands and whose release may be used. Nothing that changes anything is sent
+        before this returns: going round is harmless.
 
-        Raises Unavailable at the deadline.
+        Raises Unavailable at the deadline; Unfit, then or as soon as nobody else is left.
         """
         share = limit / min(3, len(self._members))
         while True:
             for member in tuple(self._order):
-                if await member.connect(min(share, max(0.0, deadline - _now()))):
+                if await member.connect(min(share, max(0.0, deadline - _now()))) and await self._fit(
+                    member, min(deadline, _now() + share)
+                ):
                     return member
                 self._demote(member)
-            if (left := deadline - _now()) <= 0:
+            if (left := deadline - _now()) <= 0 or self._all_unfit():
                 everyone = ", ".join(self.endpoints)
+                if unfit := [m for m in self._members if isinstance(m.verdict, Corrupting)]:
+                    raise Unfit(f"{unfit[0].verdict}; it runs at {', '.join(member.address for member in unfit)}")
                 raise Unavailable(f"no etcd member could be reached within {limit:.1f} s, nothing was sent: {everyone}")
-            # Each was seen failing last, so whatever comes of its next attempt is a change.
-            changes = {member.changed(grpc.ChannelConnectivity.TRANSIENT_FAILURE) for member in self._members}
-            await asyncio.wait(changes, timeout=min(left, 0.2), return_when=asyncio.FIRST_COMPLETED)
+            # Each was seen failing last, so whatever comes of its next attempt is a change; but for those that stand.
+            apart = [member for member in self._members if not member.stands]
+            changes = {member.changed(grpc.ChannelConnectivity.TRANSIENT_FAILURE) for member in apart}
+            pause = asyncio.create_task(asyncio.sleep(min(left, 0.2)))
+            await asyncio.wait({pause, *changes}, return_when=asyncio.FIRST_COMPLETED)
+            pause.cancel()
+
+    async def _fit(self, member: Member, deadline: float) -> bool:
+        """Whether this member may be used; asked of it once a connection, before all else."""
+        if member.verdict is None:
+            try:
+                answer = await self._call(member, member.maintenance.Status, rpc_pb2.StatusRequest(), deadline)
+            except Denied:
+                member.verdict = Unknown("of a version that this user is not told")
+            except Unavailable:
+                return False
+            else:
+                member.verdict = judge(str(answer.version))
+        return not isinstance(member.verdict, Corrupting)
+
+    def _all_unfit(self) -> bool:
+        return all(isinstance(member.verdict, Corrupting) for member in self._members)
 
     async def _repeat(self, once: Callable[[Member, float], Awaitable[T]], *, linearizable: bool = False) -> T:
         """Call until a member answers or the time limit has passed. Only for what may happen more than once."""
@@ -285,6 +312,7 @@ class Etcd:
                 answer: Any = await once(member, min(deadline, _now() + share))
             except Unavailable as error:
                 self._demote(member)
+                member.verdict = None
                 failures += 1
                 if (left := deadline - _now()) <= 0:
                     raise Unavailable(f"no answer from etcd at {', '.join(self.endpoints)}; last: {error}") from error

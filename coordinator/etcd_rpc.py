@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 from etcd3.etcdrpc import kv_pb2, rpc_pb2, rpc_pb2_grpc
 
+from drover.coordinator.etcd_versions import Verdict
 from drover.coordinator.store import Compacted, Denied, LeaseGone, NoSpace, StoreError, Unavailable
 from drover.coordinator.txn import Compare, CreateRevision, Delete, Entry, ModRevision, OnLease, Put, Txn
 
@@ -133,6 +134,8 @@ class Member:
         self.lease: Any = rpc_pb2_grpc.LeaseStub(self.channel)
         self.maintenance: Any = rpc_pb2_grpc.MaintenanceStub(self.channel)
         self.auth: Any = rpc_pb2_grpc.AuthStub(self.channel)
+        self.verdict: Verdict | None = None
+        """On the release that it runs; None: to be asked for, as after each new connection."""
         self._change: asyncio.Task[None] | None = None
 
     async def connect(self, limit: float) -> bool:
@@ -143,11 +146,16 @@ class Member:
         loop = asyncio.get_running_loop()
         until = loop.time() + limit
         while (state := self.channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+            self.verdict = None
             left = until - loop.time()
             if state not in _UNDER_WAY or left <= 0:
                 return False
             await asyncio.wait({self.changed(state)}, timeout=left)
         return True
+
+    @property
+    def stands(self) -> bool:
+        return self.channel.get_state() is grpc.ChannelConnectivity.READY
 
     def changed(self, seen: grpc.ChannelConnectivity) -> asyncio.Task[None]:
         """Done when the connection's state is not `seen` any more, maybe at once. Shared: gRPC keeps each such wait

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from drover.coordinator.etcd_versions import Flawed, judge
 from drover.coordinator.keys import Kind, range_end
 from drover.coordinator.protocol.observer import collectable
 from drover.coordinator.protocol.placement import rank
@@ -60,6 +61,8 @@ class Housekeeping:
         self._growth = _Growth(self._pace.span)
         self._piling_up = _Trouble("etcd's database has stopped growing with every write")
         self._done_with: frozenset[str] = frozenset()
+        self.known_bugs = 0
+        """Of the etcd that answered last, as far as they touch us."""
 
     @property
     def piling_up(self) -> bool:
@@ -88,6 +91,8 @@ class Housekeeping:
         """Raises StoreError."""
         status = await self._member.store.status()
         now = self._member.raw()  # the revision is at least this old
+        verdict = judge(status.version)
+        self.known_bugs = len(verdict.bugs) if isinstance(verdict, Flawed) else 0
         self._seen.append((now, status.revision))
         while len(self._seen) > 1 and now - self._seen[1][0] >= self._pace.keep:
             self._seen.popleft()

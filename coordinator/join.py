@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from drover.coordinator.clock import Clock
+from drover.coordinator.etcd_versions import Sound, judge
 from drover.coordinator.keys import Keys, Kind, range_end
 from drover.coordinator.protocol import observer
 from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.protocol.session import Identity
 from drover.coordinator.records import Cluster, Evidence, Fence, Heartbeat, InvalidRecord, NodeRecord, R, Tenure
-from drover.coordinator.store import LeaseGone, NoSpace, Store, Unanswered, Unavailable
+from drover.coordinator.store import LeaseGone, NoSpace, Store, Unanswered, Unavailable, Unfit
 from drover.coordinator.timings import Timings, required_wait
 from drover.coordinator.txn import Compare, Entry, ModRevision, Put, Txn, absent, unchanged
 
@@ -126,21 +127,31 @@ class Joining:
         self._path, self._clock, self._left_over = saved, clock, left_over
         self._incarnation = new_incarnation(applicant.node, applicant.boot)
         self._sent: dict[int, Instant] = {}
+        self._judged = ""
 
     async def run(self) -> Joined:
-        """Raises Refused, NotOurCluster, Denied."""
+        """Raises Refused, NotOurCluster, Denied, Unfit."""
         said = ""
         while True:
             try:
+                await self._judge_etcd()
                 cluster = await ensure_cluster(self._store, self._keys)
                 if (joined := await self._attempt(cluster)) is not None:
                     Saved(joined.identity.incarnation, joined.lease).save(self._path)
                     return joined
+            except Unfit:
+                raise
             except (Unavailable, Unanswered, LeaseGone, NoSpace) as error:
                 if str(error) != said:
                     log.warning("waiting for etcd: %s", error)
                     said = str(error)
             await asyncio.sleep(_RETRY)
+
+    async def _judge_etcd(self) -> None:
+        version = (await self._store.status()).version
+        if version != self._judged and not isinstance(verdict := judge(version), Sound):
+            log.warning("%s", verdict)
+        self._judged = version
 
     async def _attempt(self, cluster: str) -> Joined | None:
         entry = await self._store.get(self._keys.heartbeat(self._who.node))

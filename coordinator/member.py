@@ -139,6 +139,11 @@ class Member:
         """Whether nobody compacts etcd's history."""
         return self._housekeeping.piling_up
 
+    @property
+    def etcd_known_bugs(self) -> int:
+        """How many bugs are known of the release of etcd that answers (`etcd_versions`)."""
+        return self._housekeeping.known_bugs
+
     def raw(self) -> float:
         """CLOCK_MONOTONIC_RAW, seconds."""
         return self._clock().raw

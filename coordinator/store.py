@@ -20,6 +20,10 @@ class Unavailable(StoreError):
     """A read, or a request that changes nothing, got no answer within its time limit from any member."""
 
 
+class Unfit(Unavailable):
+    """Every member that can be reached runs an etcd that loses data: nothing is asked of it, and nothing was sent."""
+
+
 class Unanswered(StoreError):
     """A transaction got no answer. It may have committed, or may still commit later, after a read that does not show
     it: until its fate is settled nothing may rely on its having failed."""
@@ -76,8 +80,8 @@ class Changes:
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """cluster_id: etcd's own, in hex. revision: of a linearizable answer. db_size: bytes, of the member that
-    answered."""
+    """cluster_id: etcd's own, in hex. version: of the member that answered, like `3.5.13`. revision: of a linearizable
+    answer. db_size: bytes, of the member that answered."""
 
     cluster_id: str
     version: str

@@ -38,6 +38,7 @@ class EtcdMember:
         self.address = f"127.0.0.1:{client}"
         self.peer = f"http://127.0.0.1:{peer}"
         self.log = directory / f"{name}.log"
+        self.program = Path(sys.executable).with_name("etcd")
         self._data = directory / name
         self._arguments: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -49,12 +50,17 @@ class EtcdMember:
     def configure(self, members: Sequence[EtcdMember], token: str, flags: Sequence[str], also: str) -> None:
         clients = f"{self.endpoint},{also}" if also else self.endpoint
         self._arguments = [
-            *(str(Path(sys.executable).with_name("etcd")), "--name", self.name, "--data-dir", str(self._data)),
+            *(str(self.program), "--name", self.name, "--data-dir", str(self._data)),
             *("--listen-client-urls", clients, "--advertise-client-urls", self.endpoint),
             *("--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer),
             *("--initial-cluster", ",".join(f"{member.name}={member.peer}" for member in members)),
             *("--initial-cluster-token", token, *flags),
         ]
+
+    def use(self, program: Path) -> None:
+        """Another release, from the next start on."""
+        self.program = program
+        self._arguments[0] = str(program)
 
     def start(self) -> None:
         """Returns at once; `EtcdCluster.wait` waits until it serves."""
@@ -93,14 +99,20 @@ class EtcdCluster:
     """One or three members, on tmpfs where there is one. A context manager: entered, it has a leader and answers."""
 
     def __init__(
-        self, members: int = 1, directory: Path | None = None, flags: Sequence[str] = FAST, also: str = ""
+        self,
+        members: int = 1,
+        directory: Path | None = None,
+        flags: Sequence[str] = FAST,
+        also: str = "",
+        program: Path | None = None,
     ) -> None:
         """directory: None: one of its own, removed at the end. flags: further ones of etcd, instead of FAST. also: a
-        second URL that the only member serves clients at."""
+        second URL that the only member serves clients at. program: None: the etcd that all tests use."""
         self._count = members
         self._directory = directory
         self._flags = tuple(flags)
         self._also = also
+        self._program = program
         self._stack = ExitStack()
         self.members: tuple[EtcdMember, ...] = ()
 
@@ -117,6 +129,7 @@ class EtcdCluster:
             )
             token = secrets.token_hex(8)
             for member in self.members:
+                member.program = self._program or member.program
                 member.configure(self.members, token, self._flags, self._also)
                 stack.callback(member.kill)
                 member.start()

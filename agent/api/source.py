@@ -90,6 +90,10 @@ class Source(Protocol):
         """Whether nobody compacts etcd's history, which fills its quota in the end."""
         ...
 
+    def etcd_known_bugs(self) -> int:
+        """How many bugs are known of the release of etcd that answers."""
+        ...
+
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """`wake()` is called in the event loop after any of the above has changed (the margin's mere running down
         aside). Returns what ends the subscription; to end it twice is harmless."""
@@ -125,5 +129,10 @@ def unhealthy(source: Source) -> dict[str, str]:
 def gauges(source: Source) -> Gauges:
     counts = Counter((view.phase.value, view.backend) for view in source.datasets())
     return Gauges(
-        counts, source.node().margin, ETCD not in unhealthy(source), source.looks(), source.history_piles_up()
+        counts,
+        source.node().margin,
+        ETCD not in unhealthy(source),
+        source.looks(),
+        source.history_piles_up(),
+        source.etcd_known_bugs(),
     )

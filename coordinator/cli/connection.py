@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from drover.coordinator.cli.errors import Failed, NoEtcd, NotPossible, Usage
 from drover.coordinator.keys import Keys
-from drover.coordinator.store import Denied, NoSpace, Store, StoreError, Unanswered, Unavailable
+from drover.coordinator.store import Denied, NoSpace, Store, StoreError, Unanswered, Unavailable, Unfit
 from drover.coordinator.txn import Txn, TxnResult
 
 T = TypeVar("T")
@@ -53,6 +53,8 @@ def run(where: Connection, work: Callable[[Store, Keys], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(connected())
+    except Unfit as error:
+        raise Failed(str(error)) from error
     except Unavailable as error:
         raise NoEtcd(f"etcd does not answer at {', '.join(where.endpoints)} ({error})", _CHECK) from error
     except Unanswered as error:

@@ -54,6 +54,9 @@ class FakeSource:
     def history_piles_up(self) -> bool:
         return False
 
+    def etcd_known_bugs(self) -> int:
+        return 6
+
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         self.subscribers += 1
         end = self.bell.subscribe(wake)
