@@ -152,7 +152,10 @@ class Etcd:
         except Unavailable as error:
             raise WatchBroken(str(error)) from error
         try:
-            async with contextlib.aclosing(watch(member, token, start, end, revision, self._timeout)) as answers:
+            heard = watch(
+                member, token, start, end, revision, self._timeout, lambda header: self._up_to_date(member, header)
+            )
+            async with contextlib.aclosing(heard) as answers:
                 async for changes in answers:
                     yield changes
         except WatchBroken:
@@ -203,7 +206,24 @@ class Etcd:
             revision = int((await self._range(rpc_pb2.RangeRequest(key=_NOTHING))).header.revision)
         except Denied:
             revision = self.revision
-        return StoreStatus(format(answer.header.cluster_id, "x"), answer.version, revision, answer.dbSize)
+        unlisted = await self._unlisted()
+        return StoreStatus(format(answer.header.cluster_id, "x"), answer.version, revision, answer.dbSize, unlisted)
+
+    async def _unlisted(self) -> tuple[str, ...]:
+        """Members that no endpoint can stand for, as there are more of them: only a hint, as an endpoint may have
+        another address than the one that its member advertises."""
+        request = rpc_pb2.MemberListRequest()
+        try:
+            answer = await self._repeat(
+                lambda member, until: self._call(member, member.cluster.MemberList, request, until)
+            )
+        except Denied:
+            return ()
+        if len(answer.members) <= len(self.endpoints):
+            return ()
+        known = set(self.endpoints)
+        apart = (m for m in answer.members if not any(url.partition("://")[2] in known for url in m.clientURLs))
+        return tuple(sorted(next(iter(m.clientURLs), "") or m.name or format(m.ID, "x") for m in apart))
 
     # -- one call, one member ---------------------------------------------------------------------------------------
 
@@ -251,6 +271,11 @@ class Etcd:
         if header.raft_term < self._term:
             # It does not know of the newest election: cut off, or just back. What it said stands as far as it goes.
             self._demote(member)
+
+    def _up_to_date(self, member: Member, header: Any) -> None:
+        """Raises WatchBroken where a member does not know of the newest election."""
+        if header.raft_term < self._term:
+            raise WatchBroken(f"etcd at {member.address} is cut off from the others: it has missed an election")
 
     # -- going round ------------------------------------------------------------------------------------------------
 

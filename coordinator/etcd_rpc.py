@@ -134,6 +134,7 @@ class Member:
         self.lease: Any = rpc_pb2_grpc.LeaseStub(self.channel)
         self.maintenance: Any = rpc_pb2_grpc.MaintenanceStub(self.channel)
         self.auth: Any = rpc_pb2_grpc.AuthStub(self.channel)
+        self.cluster: Any = rpc_pb2_grpc.ClusterStub(self.channel)
         self.verdict: Verdict | None = None
         """On the release that it runs; None: to be asked for, as after each new connection."""
         self._change: asyncio.Task[None] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import grpc
@@ -17,10 +17,17 @@ _ARE_YOU_THERE = rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequ
 
 
 async def watch(
-    member: Member, token: str | None, start: str, end: str, revision: int, patience: float
+    member: Member,
+    token: str | None,
+    start: str,
+    end: str,
+    revision: int,
+    patience: float,
+    check: Callable[[Any], None],
 ) -> AsyncGenerator[Changes, None]:
     """As `Store.watch`. patience: seconds; a member that has said nothing for half as long is asked for a sign of life,
-    and given up when there is none within it.
+    and given up when there is none within it. check: looks at the header of each answer before anything is made of it;
+    what it raises ends the watch.
 
     Raises WatchBroken, Compacted; Denied also where only the token is too old.
     """
@@ -42,6 +49,7 @@ async def watch(
                 raise WatchBroken(f"etcd at {member.address} ended the watch")
             if answer.canceled:
                 raise _ended(answer, member)
+            check(answer.header)
             changes = tuple(_change(event) for event in answer.events if event.kv.mod_revision > delivered)
             if changes:
                 delivered = changes[-1].revision

@@ -60,6 +60,7 @@ class Housekeeping:
         Kept by all members, so that whoever comes to rank first goes on at once."""
         self._growth = _Growth(self._pace.span)
         self._piling_up = _Trouble("etcd's database has stopped growing with every write")
+        self._unlisted = _Trouble("every member of etcd is in etcd.endpoints")
         self._done_with: frozenset[str] = frozenset()
         self.known_bugs = 0
         """Of the etcd that answered last, as far as they touch us."""
@@ -96,6 +97,13 @@ class Housekeeping:
         self._seen.append((now, status.revision))
         while len(self._seen) > 1 and now - self._seen[1][0] >= self._pace.keep:
             self._seen.popleft()
+        if status.unlisted:
+            self._unlisted.tell(
+                f"etcd has members that etcd.endpoints does not name, and that are not asked when the others are away:"
+                f" {', '.join(status.unlisted)}"
+            )
+        else:
+            self._unlisted.over()
         if self._growth.goes_on(now, status.revision, status.db_size):
             self._piling_up.tell(
                 f"nobody compacts etcd's history: its database grows with every write, to {status.db_size >> 20} MiB by"

@@ -81,12 +81,13 @@ class Changes:
 @dataclass(frozen=True)
 class StoreStatus:
     """cluster_id: etcd's own, in hex. version: of the member that answered, like `3.5.13`. revision: of a linearizable
-    answer. db_size: bytes, of the member that answered."""
+    answer. db_size: bytes, of the member that answered. unlisted: members of etcd that we were told no endpoint of."""
 
     cluster_id: str
     version: str
     revision: int
     db_size: int
+    unlisted: tuple[str, ...] = ()
 
 
 class Store(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from drover.coordinator.etcd import Credentials, Etcd, Tls
+from drover.coordinator.mirror import Mirror
 from drover.coordinator.store import Denied, StoreError, WatchBroken
 from drover.coordinator.txn import Put, Txn
 from tests.etcd import FAST, EtcdCluster, free_ports
@@ -97,6 +99,28 @@ async def test_a_token_from_before_a_change_of_permissions_is_replaced_without_a
         async with aclosing(store.watch(MINE, END, revision)) as watch:
             await anext(watch)
             assert (await anext(watch)).changes[0].revision == revision
+
+
+async def test_a_token_that_has_expired_is_replaced_without_a_word_and_watches_stand_and_stand_again() -> None:
+    with EtcdCluster(1, flags=(*FAST, "--bcrypt-cost", "4", "--auth-token-ttl", "1")) as cluster:
+        etcdctl(cluster, "user", "add", f"{ADMIN.user}:{ADMIN.password}")
+        etcdctl(cluster, "user", "grant-role", "root", "root")
+        etcdctl(cluster, "auth", "enable")
+        async with Etcd(cluster.endpoints, credentials=ADMIN) as store, asyncio.timeout(30):
+            revision = (await store.txn(put(f"{MINE}a"))).revision
+            async with aclosing(store.watch(MINE, END, revision)) as watch:
+                await anext(watch)
+                await anext(watch)
+                # Whoever asked whether it has expired would lengthen its life.
+                await asyncio.sleep(3)
+                assert (await store.txn(put(f"{MINE}b"))).succeeded
+                assert (await anext(watch)).changes[0].key == f"{MINE}b"
+            await asyncio.sleep(3)
+            following = Mirror(store, MINE, END, lambda _: None)
+            running = asyncio.create_task(following.run())
+            await following.ready(10)
+            running.cancel()
+            assert set(following.entries) == {f"{MINE}a", f"{MINE}b"}
 
 
 async def test_a_watch_with_a_forgotten_token_breaks_and_the_next_one_stands(guarded: EtcdCluster) -> None:

@@ -18,6 +18,7 @@ from drover.coordinator.keys import range_end
 from drover.coordinator.store import Changes, LeaseGone, NoSpace, StoreError, Unanswered, Unavailable, WatchBroken
 from drover.coordinator.txn import Put, Txn, TxnResult, absent
 from tests.etcd import FAST, EtcdCluster, Wire, free_ports
+from tests.fake_etcd import FakeMember, serving
 
 LIMIT = 2.0
 """Seconds: Etcd's default time limit for a call."""
@@ -366,3 +367,24 @@ async def test_a_connection_that_stands_at_once_is_not_waited_for() -> None:
     assert await member.connect(2.0)
     assert time.monotonic() - started < 1.0
     await member.close()
+
+
+async def test_a_watch_on_a_member_that_has_missed_an_election_breaks_and_the_next_goes_elsewhere() -> None:
+    """Simulated: a real member that is cut off hears of the election as soon as it is not."""
+    async with serving(FakeMember(term=4, watch_term=4)) as behind, serving(FakeMember(term=5)) as current:
+        async with Etcd([behind.endpoint, current.endpoint]) as store, asyncio.timeout(10):
+            async with aclosing(store.watch("/a", "/b", 5)) as watch:
+                await anext(watch)
+                behind.refuse_txn = True
+                with pytest.raises(Unanswered):
+                    await put(store, "/a")
+                await put(store, "/a")
+                behind.changed.set()
+                with pytest.raises(WatchBroken, match="missed an election"):
+                    await anext(watch)
+
+
+async def test_members_that_no_endpoint_names_are_told(three: EtcdCluster) -> None:
+    async with Etcd(three.endpoints) as all_of_them, Etcd(three.endpoints[:1]) as one:
+        assert (await all_of_them.status()).unlisted == ()
+        assert (await one.status()).unlisted == tuple(sorted(three.endpoints[1:]))
