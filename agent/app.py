@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import entry_points
+from typing import TypeVar
 
 import drover
 from drover.agent import testify
@@ -20,6 +21,7 @@ from drover.agent.connect import connect
 from drover.agent.execute import Executor
 from drover.agent.guard.client import Guard
 from drover.agent.guard.settings import Files, GuardSettings
+from drover.agent.halt import until_decided
 from drover.agent.helper.pool import HelperPool
 from drover.agent.ignored import IgnoredInput
 from drover.agent.janitor import Janitor
@@ -35,13 +37,15 @@ from drover.agent.workers import Workers
 from drover.agent.workloads.base import Runtime
 from drover.agent.workloads.process import ProcessRuntime
 from drover.coordinator.clock import read_clock
+from drover.coordinator.etcd import Etcd
 from drover.coordinator.join import Applicant, Joining, Refused
 from drover.coordinator.keys import Keys
+from drover.coordinator.mark import MARK, MarkFile
 from drover.coordinator.member import Lost, Member
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import Loss
 from drover.coordinator.records import NodeRecord, timestamp
-from drover.coordinator.store import Store
+from drover.coordinator.store import OtherEtcd, WentBack
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +56,15 @@ _CLIMBS = 3.0
 """Seconds that the ladder may take before it is said what is left."""
 
 
+E = TypeVar("E", bound=Exception)
+
+
 class AlreadyRunning(Exception):
     """Another agent of this node runs on this machine."""
 
 
-def first(group: BaseExceptionGroup[Lost]) -> Lost:
-    """The loss in a group, however deep."""
+def first(group: BaseExceptionGroup[E]) -> E:
+    """The reason in a group, however deep."""
     error = group.exceptions[0]
     return first(error) if isinstance(error, BaseExceptionGroup) else error
 
@@ -76,6 +83,7 @@ class Agent:
         self._guard: Guard | None = None
         self._turned = asyncio.Event()
         """The session has begun, lapsed or ended."""
+        self._marks = MarkFile(settings.state_dir / MARK)
         self._backends: Mapping[str, Backend] = {}
         self._runtimes: Mapping[str, Runtime] = {}
 
@@ -95,18 +103,26 @@ class Agent:
             self._runtimes = self._make_runtimes(stack)
             stack.callback(self._telemetry.close)
             await guard.start(self._guard_settings())
-            store = await stack.enter_async_context(connect(settings.etcd))
             await stack.enter_async_context(rpc.serving(self._sight, settings.listen.grpc))
             await stack.enter_async_context(http.serving(self._sight, self._telemetry, settings.listen.http))
             async with asyncio.TaskGroup() as group:
                 group.create_task(guard.keep())
                 group.create_task(self._examine_backends())
-                group.create_task(self._live(store, guard, helpers))
+                group.create_task(self._live(guard, helpers))
 
     def gate(self) -> Deadline | None:
         return self._member.gate() if self._member and self.gate_is_open() else None
 
-    async def _live(self, store: Store, guard: Guard, helpers: HelperPool) -> None:
+    async def _live(self, guard: Guard, helpers: HelperPool) -> None:
+        while True:
+            try:
+                async with self._etcd() as store:
+                    await self._live_on(store, guard, helpers)
+            except* WentBack as group:
+                await self._halt(first(group))
+
+    async def _live_on(self, store: Etcd, guard: Guard, helpers: HelperPool) -> None:
+        """One incarnation after the other. Raises WentBack."""
         while True:
             joining = Joining(
                 store,
@@ -115,6 +131,7 @@ class Agent:
                 self._settings.run_dir / "session.json",
                 read_clock,
                 self._left_over,
+                self._marks,
             )
             member = Member(
                 store,
@@ -127,9 +144,33 @@ class Agent:
                 compacts=self._settings.compact == "auto",
             )
             try:
-                await self._live_once(member, guard, helpers)
-            except* Lost as group:
-                await self._after(first(group))
+                async with asyncio.TaskGroup() as group:
+                    marking = group.create_task(self._marks.keep(lambda: store.revision))
+                    try:
+                        await self._live_once(member, guard, helpers)
+                    finally:
+                        marking.cancel()
+            except* Lost as lost:
+                await self._after(first(lost))
+
+    async def _halt(self, error: WentBack) -> None:
+        """Everything here stops, and nothing is done until somebody has decided which etcd is the truth."""
+        log.error("halted: %s", error)
+        self._member = None
+        self._sight.halted = str(error)
+        self._sight.ring()
+        if not isinstance(error, OtherEtcd):
+            try:
+                self._marks.broken(str(error))
+            except OSError as why:
+                log.error("a restart of this agent may not know that etcd went back: %s", why)
+        while left := await self._left_over():
+            log.error("halted, but not stopped yet: %s", "; ".join(left))
+            await asyncio.sleep(_AGAIN)
+        log.warning("halted, and nothing here writes")
+        await until_decided(self._etcd, self._keys, self._marks)
+        self._sight.halted = ""
+        self._sight.ring()
 
     async def _after(self, lost: Lost) -> None:
         """The incarnation is dead to the cluster: nothing of it may be left before the node joins again."""
@@ -311,6 +352,9 @@ class Agent:
         )
         stack.callback(process.close)
         return {process.kind: process}
+
+    def _etcd(self) -> Etcd:
+        return connect(self._settings.etcd, self._keys.cluster)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

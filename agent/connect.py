@@ -6,9 +6,9 @@ from drover.agent import config
 from drover.coordinator.etcd import Credentials, Etcd, Tls
 
 
-def connect(settings: config.Etcd) -> Etcd:
-    """A context manager. Raises ConfigError where the password cannot be read."""
+def connect(settings: config.Etcd, own_key: str) -> Etcd:
+    """A context manager. own_key: see `Etcd`. Raises ConfigError where the password cannot be read."""
     tls = Tls(settings.tls.ca, settings.tls.cert, settings.tls.key) if settings.tls else None
     login = settings.credentials()
     credentials = Credentials(*login) if login else None
-    return Etcd(settings.endpoints, timeout=settings.timeout, tls=tls, credentials=credentials)
+    return Etcd(settings.endpoints, timeout=settings.timeout, tls=tls, credentials=credentials, own_key=own_key)

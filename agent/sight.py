@@ -22,6 +22,8 @@ class Sight:
         self._reporter: Reporter | None = None
         self._local: Local | None = None
         self.ended = False
+        self.halted = ""
+        """Why etcd is not relied on; "": it is."""
         self.backends: dict[str, str | None] = {}
         """What is wrong with each back end; None: nothing."""
 
@@ -39,14 +41,16 @@ class Sight:
 
     def node(self) -> NodeView:
         member = self._member
-        if member is None:
-            return NodeView(self._name, "", Session.JOINING, 0.0)
+        if member is None or self.halted:
+            return NodeView(self._name, "", Session.HALTED if self.halted else Session.JOINING, 0.0)
         session = Session.ENDED if self.ended else Session.LIVE if member.live else Session.LAPSED
         return NodeView(self._name, member.incarnation, session, member.margin())
 
     def health(self) -> Mapping[str, str | None]:
         member = self._member
         health: dict[str, str | None] = {f"backend.{name}": wrong for name, wrong in self.backends.items()}
+        if self.halted:
+            return health | {ETCD: self.halted, SESSION: "halted: nothing here writes, until somebody has decided"}
         if member is None:
             return health | {ETCD: "has not joined yet", SESSION: "has not joined yet"}
         health[ETCD] = None if member.view.connected else "etcd does not answer"
@@ -61,6 +65,9 @@ class Sight:
 
     def etcd_known_bugs(self) -> int:
         return self._member.etcd_known_bugs if self._member else 0
+
+    def etcd_went_back(self) -> bool:
+        return bool(self.halted)
 
     def datasets(self) -> Sequence[DatasetView]:
         if self._member is None:

@@ -74,6 +74,9 @@ IGNORED = Metric("drover_ignored_input_total", "counter", "What users wrote that
 RESTARTS = Metric("drover_workload_restarts_total", "counter", "Workloads that ended and were started again here")
 PILING_UP = Metric("drover_etcd_history_piling_up", "gauge", "Whether nobody compacts etcd's history")
 KNOWN_BUGS = Metric("drover_etcd_known_bugs", "gauge", "Bugs known of the release of etcd that answers; update it")
+WENT_BACK = Metric(
+    "drover_etcd_went_back", "gauge", "1 while the agent is halted, since etcd went back or is another one"
+)
 LOOKS = Metric("drover_backend_looks_total", "counter", "Times that a back end was asked what is here", ("backend",))
 
 METRICS = (
@@ -93,13 +96,15 @@ METRICS = (
     LOOKS,
     PILING_UP,
     KNOWN_BUGS,
+    WENT_BACK,
 )
 
 
 @dataclass(frozen=True)
 class Gauges:
     """datasets: how many, by (phase, backend). margin: seconds until D_soft. connected: etcd answers. looks: so far, by
-    backend. piling_up: etcd's history, for want of compaction. known_bugs: of the etcd that answers."""
+    backend. piling_up: etcd's history, for want of compaction. known_bugs: of the etcd that answers. went_back:
+    etcd did, and the agent is halted."""
 
     datasets: Mapping[tuple[str, str], int]
     margin: float
@@ -107,6 +112,7 @@ class Gauges:
     looks: Mapping[str, int] = field(default_factory=dict)
     piling_up: bool = False
     known_bugs: int = 0
+    went_back: bool = False
 
 
 class Telemetry:
@@ -129,6 +135,7 @@ class Telemetry:
             CONNECTED: self._connected,
             PILING_UP: self._history,
             KNOWN_BUGS: self._bugs,
+            WENT_BACK: self._halted,
         }
         for gauge, look in looks.items():
             self._meter.create_observable_gauge(gauge.name, [look], gauge.unit, gauge.help)
@@ -204,6 +211,10 @@ class Telemetry:
     def _bugs(self, _: CallbackOptions) -> Iterable[Observation]:
         if gauges := self._gauges:
             yield Observation(gauges.known_bugs)
+
+    def _halted(self, _: CallbackOptions) -> Iterable[Observation]:
+        if gauges := self._gauges:
+            yield Observation(int(gauges.went_back))
 
     def _looks(self, _: CallbackOptions) -> Iterable[Observation]:
         if gauges := self._gauges:

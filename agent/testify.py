@@ -16,9 +16,11 @@ from drover.agent.config import Settings
 from drover.agent.connect import connect
 from drover.agent.guard.page import Page
 from drover.agent.guard.settings import Files, LadderRecord, write
+from drover.coordinator.join import NotOurCluster, ensure_cluster
 from drover.coordinator.keys import Keys
+from drover.coordinator.mark import MARK, MarkFile
 from drover.coordinator.records import Evidence, Fence, Heartbeat, InvalidRecord, timestamp
-from drover.coordinator.store import Denied, Store, StoreError
+from drover.coordinator.store import Denied, Store, StoreError, WentBack
 from drover.coordinator.txn import Put, Txn, unchanged
 
 log = logging.getLogger("drover.testify")
@@ -62,12 +64,14 @@ async def say_stopped(store: Store, keys: Keys, node: str, files: Files) -> bool
 
 
 async def _insist(settings: Settings) -> None:
-    """Until etcd has answered. Raises TimeoutError, Denied."""
-    async with asyncio.timeout(LIMIT), connect(settings.etcd) as store:
+    """Until etcd has answered. Raises TimeoutError, Denied, WentBack, NotOurCluster."""
+    keys = Keys(settings.prefix)
+    async with asyncio.timeout(LIMIT), connect(settings.etcd, keys.cluster) as store:
         while True:
             try:
-                said = await say_stopped(store, Keys(settings.prefix), settings.node, Files(settings.run_dir))
-            except Denied:
+                await ensure_cluster(store, keys, MarkFile(settings.state_dir / MARK))
+                said = await say_stopped(store, keys, settings.node, Files(settings.run_dir))
+            except (Denied, WentBack):
                 raise
             except StoreError as error:
                 log.debug("%s", error)
@@ -88,7 +92,7 @@ def main() -> None:
     logs.setup(settings.log_level)
     try:
         asyncio.run(_insist(settings))
-    except (TimeoutError, Denied, InvalidRecord) as error:
+    except (TimeoutError, Denied, WentBack, NotOurCluster, InvalidRecord, OSError) as error:
         sys.exit(f"drover-agent: the cluster was not told that this node has stopped: {str(error) or 'etcd is away'}")
 
 

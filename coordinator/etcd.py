@@ -28,11 +28,13 @@ from drover.coordinator.etcd_rpc import (
 )
 from drover.coordinator.etcd_versions import Corrupting, Unknown, judge
 from drover.coordinator.etcd_watch import watch
+from drover.coordinator.protocol.history import TODO, gone_back, witness
 from drover.coordinator.store import (
     Changes,
     Compacted,
     Denied,
     LeaseGone,
+    OtherEtcd,
     Range,
     StoreError,
     StoreStatus,
@@ -40,6 +42,7 @@ from drover.coordinator.store import (
     Unavailable,
     Unfit,
     WatchBroken,
+    WentBack,
 )
 from drover.coordinator.txn import Entry, Txn, TxnResult
 
@@ -67,9 +70,12 @@ class Etcd:
         timeout: float = 2.0,
         tls: Tls | None = None,
         credentials: Credentials | None = None,
+        own_key: str = "",
     ) -> None:
         """endpoints: `http://host:port`, `https://host:port` or `host:port`. timeout: seconds for one call, all its
-        repetitions included; a watch is given up after one and a half times as long without a sign of life.
+        repetitions included; a watch is given up after one and a half times as long without a sign of life. own_key: a
+        key that we may write (nobody does): with it, a member whose connection is new is first asked whether etcd went
+        back, where it lags behind what was seen.
 
         Raises ValueError that names the endpoint which is none.
         """
@@ -81,6 +87,9 @@ class Etcd:
         """etcd's own cluster id, in hex, of the newest answer."""
         self.revision = 0
         """The highest revision in a linearizable answer so far."""
+        self._own_key = own_key
+        self._broken = ""
+        """Why nothing is sent any more; "": it is."""
         self._timeout = timeout
         self._credentials = credentials
         self._token: str | None = None
@@ -117,6 +126,7 @@ class Etcd:
         request = txn_request(txn)
         try:
             member = await self._connected(deadline, limit)
+            seen = self.revision
             try:
                 answer = await self._call(member, member.kv.Txn, request, deadline)
             except Unavailable:
@@ -125,6 +135,7 @@ class Etcd:
                 raise
         except Unavailable as error:
             raise Unanswered(str(error)) from error
+        self._not_before(seen, answer.header)
         self._learn(member, answer.header, linearizable=True)
         reads = answer.responses[len(answer.responses) - len(txn.read) :]
         found = (response.response_range.kvs for response in reads)
@@ -230,8 +241,10 @@ class Etcd:
     async def _call(self, member: Member, method: Callable[..., Any], request: Any, deadline: float) -> Any:
         """One request to one member; sent again only where it was turned down for its token.
 
-        Raises Unavailable where its outcome is not known, and what `refusal` makes of plain refusals.
+        Raises Unavailable where its outcome is not known, WentBack, and what `refusal` makes of plain refusals.
         """
+        if self._broken:
+            raise WentBack(self._broken)
         token = self._token
         if token is None and self._credentials is not None:
             token = await self._authenticate(member)
@@ -262,8 +275,25 @@ class Etcd:
                 self._token = str(answer.token)
             return self._token
 
+    def _same_etcd(self, member: Member, header: Any) -> None:
+        """Raises WentBack where an answer comes from another cluster than those before."""
+        found = format(header.cluster_id, "x")
+        if self.cluster_id is not None and found != self.cluster_id:
+            self._broken = (
+                f"etcd at {member.address} has cluster id {found}, and {self.cluster_id} answered before: {TODO}"
+            )
+            raise OtherEtcd(self._broken)
+        self.cluster_id = found
+
+    def _not_before(self, seen: int, header: Any) -> None:
+        """Raises WentBack where what went through etcd's log was answered as of before what had been seen when it was
+        sent. Of reads this proves nothing: a member that was paused answers them from the past (etcd 20418)."""
+        if header.revision < seen:
+            self._broken = gone_back(header.revision, seen)
+            raise WentBack(self._broken)
+
     def _learn(self, member: Member, header: Any, *, linearizable: bool) -> None:
-        self.cluster_id = format(header.cluster_id, "x")
+        self._same_etcd(member, header)
         if linearizable:
             # A member that is cut off votes itself to ever higher terms; a majority stands behind these answers only.
             self.revision = max(self.revision, header.revision)
@@ -273,7 +303,8 @@ class Etcd:
             self._demote(member)
 
     def _up_to_date(self, member: Member, header: Any) -> None:
-        """Raises WatchBroken where a member does not know of the newest election."""
+        """Raises WatchBroken where a member does not know of the newest election, WentBack."""
+        self._same_etcd(member, header)
         if header.raft_term < self._term:
             raise WatchBroken(f"etcd at {member.address} is cut off from the others: it has missed an election")
 
@@ -315,6 +346,11 @@ class Etcd:
         if member.verdict is None:
             try:
                 answer = await self._call(member, member.maintenance.Status, rpc_pb2.StatusRequest(), deadline)
+                self._same_etcd(member, answer.header)
+                if self._own_key and answer.header.revision < (seen := self.revision):
+                    # It lags, or it was restored: told before anything is sent that relies on what was seen.
+                    asked = txn_request(witness(self._own_key))
+                    self._not_before(seen, (await self._call(member, member.kv.Txn, asked, deadline)).header)
             except Denied:
                 member.verdict = Unknown("of a version that this user is not told")
             except Unavailable:
@@ -333,8 +369,13 @@ class Etcd:
         failures = 0
         while True:
             member = await self._connected(deadline, self._timeout)
+            seen = self.revision
             try:
                 answer: Any = await once(member, min(deadline, _now() + share))
+                if linearizable and answer.header.revision < seen:
+                    raise Unavailable(
+                        f"etcd at {member.address} answered from the past, as of {answer.header.revision}"
+                    )
             except Unavailable as error:
                 self._demote(member)
                 member.verdict = None

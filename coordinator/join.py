@@ -15,11 +15,12 @@ from pathlib import Path
 from drover.coordinator.clock import Clock
 from drover.coordinator.etcd_versions import Sound, judge
 from drover.coordinator.keys import Keys, Kind, range_end
-from drover.coordinator.protocol import observer
+from drover.coordinator.mark import MarkFile
+from drover.coordinator.protocol import history, observer
 from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.protocol.session import Identity
 from drover.coordinator.records import Cluster, Evidence, Fence, Heartbeat, InvalidRecord, NodeRecord, R, Tenure
-from drover.coordinator.store import LeaseGone, NoSpace, Store, Unanswered, Unavailable, Unfit
+from drover.coordinator.store import LeaseGone, NoSpace, OtherEtcd, Store, Unanswered, Unavailable, Unfit, WentBack
 from drover.coordinator.timings import Timings, required_wait
 from drover.coordinator.txn import Compare, Entry, ModRevision, Put, Txn, absent, unchanged
 
@@ -36,7 +37,7 @@ class Refused(Exception):
 
 
 class NotOurCluster(Exception):
-    """etcd is not the one this cluster began on: a restored backup, or a copy."""
+    """The record of the cluster cannot be understood."""
 
 
 @dataclass(frozen=True)
@@ -95,25 +96,34 @@ def new_incarnation(node: str, boot: str) -> str:
     return f"{node}.{boot.replace('-', '')[:12]}.{secrets.token_hex(4)}"
 
 
-async def ensure_cluster(store: Store, keys: Keys) -> str:
-    """The cluster's id; made by whoever comes first. Raises NotOurCluster, StoreError."""
+async def ensure_cluster(store: Store, keys: Keys, marks: MarkFile) -> str:
+    """The cluster's id; made by whoever comes first. What this node has seen of etcd is marked on its disk.
+
+    Raises NotOurCluster, WentBack, StoreError; OSError where the mark cannot be written.
+    """
     etcd = (await store.status()).cluster_id
-    made = Cluster(id=secrets.token_hex(8), etcd=etcd)
-    result = await store.txn(Txn((absent(keys.cluster),), (Put(keys.cluster, made.encode()),), read=(keys.cluster,)))
-    entry = result.read[keys.cluster]
-    if entry is None:
-        raise Unavailable(f"{keys.cluster} vanished while it was read")
+    mark = marks.load()
+    entry = await store.get(keys.cluster)
+    if entry is None and mark is None:
+        made = Cluster(id=secrets.token_hex(8), etcd=etcd)
+        put = Txn((absent(keys.cluster),), (Put(keys.cluster, made.encode()),), read=(keys.cluster,))
+        entry = (await store.txn(put)).read[keys.cluster]
     try:
-        cluster = Cluster.decode(entry.value)
+        cluster = Cluster.decode(entry.value) if entry else None
     except InvalidRecord as wrong:
         raise NotOurCluster(
             f"{keys.cluster} cannot be read ({wrong}): put back what it was, or use another prefix"
         ) from None
-    if cluster.etcd != etcd:
-        raise NotOurCluster(
-            f"this etcd has cluster id {etcd}, but {keys.cluster} was written on {cluster.etcd}: it was restored from a"
-            " backup or copied. Nothing is touched until somebody says which one is the truth"
-        )
+    if why := history.trouble(mark, cluster, etcd):
+        raise OtherEtcd(why)
+    if cluster is None:
+        raise Unavailable(f"{keys.cluster} vanished while it was read")
+    now = (await store.txn(history.witness(keys.cluster))).revision
+    if mark is not None and not history.recovered(mark, cluster) and now < mark.revision:
+        why = history.gone_back(now, mark.revision)
+        await asyncio.to_thread(marks.broken, why)
+        raise WentBack(why)
+    await asyncio.to_thread(marks.save, history.Mark(cluster.id, history.newest(cluster), etcd, now))
     return cluster.id
 
 
@@ -121,21 +131,28 @@ class Joining:
     """Takes the seat, however long it needs: etcd that is away is waited for, and said so once."""
 
     def __init__(
-        self, store: Store, keys: Keys, applicant: Applicant, saved: Path, clock: Clock, left_over: LeftOver
+        self,
+        store: Store,
+        keys: Keys,
+        applicant: Applicant,
+        saved: Path,
+        clock: Clock,
+        left_over: LeftOver,
+        marks: MarkFile,
     ) -> None:
         self._store, self._keys, self._who = store, keys, applicant
-        self._path, self._clock, self._left_over = saved, clock, left_over
+        self._path, self._clock, self._left_over, self._marks = saved, clock, left_over, marks
         self._incarnation = new_incarnation(applicant.node, applicant.boot)
         self._sent: dict[int, Instant] = {}
         self._judged = ""
 
     async def run(self) -> Joined:
-        """Raises Refused, NotOurCluster, Denied, Unfit."""
+        """Raises Refused, NotOurCluster, WentBack, Denied, Unfit."""
         said = ""
         while True:
             try:
                 await self._judge_etcd()
-                cluster = await ensure_cluster(self._store, self._keys)
+                cluster = await ensure_cluster(self._store, self._keys, self._marks)
                 if (joined := await self._attempt(cluster)) is not None:
                     Saved(joined.identity.incarnation, joined.lease).save(self._path)
                     return joined

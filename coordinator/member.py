@@ -21,13 +21,13 @@ from drover.coordinator.housekeeping import Housekeeping
 from drover.coordinator.join import Joined, Saved
 from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.observers import Observers
-from drover.coordinator.protocol import observer, ownership, session
+from drover.coordinator.protocol import history, observer, ownership, session
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.placement import Claim
 from drover.coordinator.protocol.session import CloseGate, Ended, Live, OpenGate, Send
 from drover.coordinator.records import Heartbeat, Holder, InvalidRecord, NodeRecord, Status, Tenure, timestamp
-from drover.coordinator.store import Denied, LeaseGone, NoSpace, Store, StoreError, Unanswered, Unavailable
+from drover.coordinator.store import Denied, LeaseGone, NoSpace, Store, StoreError, Unanswered, Unavailable, WentBack
 from drover.coordinator.timings import Timings
 from drover.coordinator.txn import Compare, Entry, Put, Txn, TxnResult, absent, unchanged
 from drover.coordinator.view import View
@@ -158,7 +158,7 @@ class Member:
         self._feed(session.LadderDone(clean))
 
     async def run(self) -> None:
-        """Raises Lost, Denied."""
+        """Raises Lost, Denied, WentBack (with the gate closed)."""
         if isinstance(self._state, Live):
             self._listener.deadline_counts_from(self._state.sent)
         await self._beat_once()
@@ -229,6 +229,9 @@ class Member:
             result = await self.store.txn(txn, timeout=TRY * self.timings.heartbeat)
         except Denied:
             raise
+        except WentBack as error:
+            self._listener.gate_closed(str(error))
+            raise
         except StoreError as error:
             outcome = "no space" if isinstance(error, NoSpace) else "unanswered"
             self._listener.heartbeat(outcome, self._clock().raw - sent.raw)
@@ -236,13 +239,19 @@ class Member:
             return False
         self._listener.heartbeat("answered", self._clock().raw - sent.raw)
         entry = result.read[self.keys.heartbeat(self.node)]
+        revision = entry.mod_revision if entry else 0
         try:
             seen = Heartbeat.decode(entry.value) if entry else None
         except InvalidRecord:
             # Typed by somebody. Observers wait for the longest D_hard on it, as on a placeholder.
             seen = observer.stand_in(self.incarnation)
+        if not result.succeeded and 0 < revision < send.revision:
+            # Older than what it was known to be when this was asked, though the revision may be higher: a restored etcd
+            # can be told to count on from far ahead.
+            why = history.gone_back(revision, send.revision)
+            self._listener.gate_closed(why)
+            raise WentBack(why)
         fenced = result.read[self.keys.fence(self.incarnation)] is not None
-        revision = entry.mod_revision if entry else 0
         if result.succeeded and not self.life:
             self.life = result.revision
             self._listener.gate_opened()

@@ -100,10 +100,12 @@ class UserRecord(Record):
 
 
 class Cluster(Record):
-    """`cluster`: which cluster this prefix is. `etcd` is etcd's own cluster id: another one means a restored copy."""
+    """`cluster`: which cluster this prefix is. `etcd` is etcd's own cluster id: another one means a restored copy.
+    histories: a random id for each recovery after etcd went back, newest last."""
 
     id: str
     etcd: str
+    histories: tuple[str, ...] = ()
     format: int = FORMAT
 
 

@@ -24,6 +24,15 @@ class Unfit(Unavailable):
     """Every member that can be reached runs an etcd that loses data: nothing is asked of it, and nothing was sent."""
 
 
+class WentBack(StoreError):
+    """This is not the etcd that was talked to before, or it has gone back: restored from a backup, or copied. Nothing
+    more is sent to it. The text says what to do."""
+
+
+class OtherEtcd(WentBack):
+    """It is another etcd, which each look at it tells anew."""
+
+
 class Unanswered(StoreError):
     """A transaction got no answer. It may have committed, or may still commit later, after a read that does not show
     it: until its fate is settled nothing may rely on its having failed."""

@@ -57,6 +57,8 @@ class Session(StrEnum):
     """The deadline has passed: the gate is closed, nothing here writes."""
     ENDED = "ended"
     """The incarnation has ended; it is fenced or about to be."""
+    HALTED = "halted"
+    """etcd went back, or is another one: nothing is done until somebody has decided."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,10 @@ class Source(Protocol):
 
     def etcd_known_bugs(self) -> int:
         """How many bugs are known of the release of etcd that answers."""
+        ...
+
+    def etcd_went_back(self) -> bool:
+        """Whether this agent is halted, since etcd went back or is another one."""
         ...
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
@@ -135,4 +141,5 @@ def gauges(source: Source) -> Gauges:
         source.looks(),
         source.history_piles_up(),
         source.etcd_known_bugs(),
+        source.etcd_went_back(),
     )

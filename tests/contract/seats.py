@@ -9,6 +9,7 @@ from drover.coordinator.clock import read_clock
 from drover.coordinator.etcd import Etcd
 from drover.coordinator.join import Applicant, Joining
 from drover.coordinator.keys import Keys
+from drover.coordinator.mark import MarkFile
 from drover.coordinator.member import Member
 from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.records import NodeRecord
@@ -86,6 +87,6 @@ async def join(store: Store, keys: Keys, node: str, directory: Path) -> Seated:
 
     record = NodeRecord(incarnation="", machine=f"machine of {node}", boot="boot", lease=0)
     applicant = Applicant(node, record.machine, record.boot, TIMINGS, record)
-    saved = directory / f"{node}.json"
-    joined = await Joining(store, keys, applicant, saved, read_clock, nothing_left).run()
+    saved, marks = directory / f"{node}.json", MarkFile(directory / f"{node}.mark")
+    joined = await Joining(store, keys, applicant, saved, read_clock, nothing_left, marks).run()
     return Seated(store, keys, joined, record, TIMINGS, saved, Quiet(), compacts=False)

@@ -57,6 +57,9 @@ class FakeSource:
     def etcd_known_bugs(self) -> int:
         return 6
 
+    def etcd_went_back(self) -> bool:
+        return False
+
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         self.subscribers += 1
         end = self.bell.subscribe(wake)

@@ -128,7 +128,7 @@ class Agent:
         machine, boot = f"machine {node.name}", f"{node.name}{node.boot:012}"
         record = NodeRecord(incarnation="", machine=machine, boot=boot, lease=0, backends=("loopback",))
         who = Applicant(node.name, machine, boot, T, record, node.armed)
-        return await Joining(self.world.store, KEYS, who, node.saved, lambda: node.clock, left_over).run()
+        return await Joining(self.world.store, KEYS, who, node.saved, lambda: node.clock, left_over, node.marks).run()
 
     @property
     def live(self) -> bool:

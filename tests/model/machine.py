@@ -6,12 +6,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drover.coordinator.mark import MarkFile
 from drover.coordinator.protocol.clock import Instant
+from drover.coordinator.protocol.history import Mark
 from drover.coordinator.protocol.session import Ended
 from tests.model.agent import Agent, T
 
 if TYPE_CHECKING:
     from tests.model.world import World
+
+
+class Disk(MarkFile):
+    """The node's mark, without a file: it survives all that happens to the machine."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+        self._mark: Mark | None = None
+
+    def load(self) -> Mark | None:
+        return self._mark
+
+    def save(self, mark: Mark) -> None:
+        self._mark = mark
 
 
 @dataclass
@@ -32,6 +48,7 @@ class Node:
     cut_until: float = 0.0
     slow_until: float = 0.0
     mounted: dict[str, int] = field(default_factory=dict)
+    marks: Disk = field(default_factory=Disk)
     agent: Agent | None = None
     sent: Instant | None = None
     """What the guard reads from shared memory: when the newest heartbeat that was answered had been sent."""

@@ -44,7 +44,9 @@ def use_everything(telemetry: Telemetry) -> None:
     telemetry.ignored("desired")
     telemetry.workload_restarted()
     counts = {("active", "loopback"): 3, ("waiting", "loopback"): 1}
-    telemetry.show(Gauges(counts, margin=3.5, connected=True, looks={"loopback": 7}, piling_up=True, known_bugs=6))
+    telemetry.show(
+        Gauges(counts, margin=3.5, connected=True, looks={"loopback": 7}, piling_up=True, known_bugs=6, went_back=True)
+    )
 
 
 def test_the_metrics_have_exactly_the_documented_names_kinds_and_labels(telemetry: Telemetry) -> None:
@@ -82,6 +84,7 @@ def test_each_sample_says_what_happened(telemetry: Telemetry) -> None:
     assert sample(samples, "drover_backend_looks_total", backend="loopback") == 7
     assert sample(samples, "drover_etcd_history_piling_up") == 1
     assert sample(samples, "drover_etcd_known_bugs") == 6
+    assert sample(samples, "drover_etcd_went_back") == 1
     assert sample(samples, "drover_workload_restarts_total") == 1
     assert sample(samples, "drover_datasets", phase="active", backend="loopback") == 3
     assert sample(samples, "drover_deadline_margin_seconds") == 3.5

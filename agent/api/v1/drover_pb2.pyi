@@ -73,6 +73,8 @@ class _SessionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Session.Value
     """The deadline has passed: the gate is closed, nothing here writes."""
     SESSION_ENDED: _Session.ValueType  # 4
     """The incarnation has ended; it is fenced or about to be."""
+    SESSION_HALTED: _Session.ValueType  # 5
+    """etcd went back, or is another one: nothing is done until somebody has decided."""
 
 class Session(_Session, metaclass=_SessionEnumTypeWrapper): ...
 
@@ -84,6 +86,8 @@ SESSION_LAPSED: Session.ValueType  # 3
 """The deadline has passed: the gate is closed, nothing here writes."""
 SESSION_ENDED: Session.ValueType  # 4
 """The incarnation has ended; it is fenced or about to be."""
+SESSION_HALTED: Session.ValueType  # 5
+"""etcd went back, or is another one: nothing is done until somebody has decided."""
 Global___Session: _TypeAlias = Session  # noqa: Y015
 
 @_typing.final
