@@ -9,12 +9,12 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
 from typing import TypeVar
 
 import drover
 from drover.agent import testify
 from drover.agent.api import http, rpc
+from drover.agent.backends import make_backends
 from drover.agent.cgroups import Cgroups
 from drover.agent.config import Settings
 from drover.agent.connect import connect
@@ -30,7 +30,7 @@ from drover.agent.machine import boot_id
 from drover.agent.preparer import Preparer
 from drover.agent.reporter import Reporter
 from drover.agent.sight import Sight
-from drover.agent.storage.base import Backend, Factory, Runner
+from drover.agent.storage.base import Backend
 from drover.agent.telemetry import Telemetry
 from drover.agent.worker import Shared
 from drover.agent.workers import Workers
@@ -99,7 +99,7 @@ class Agent:
             self._cgroups.enter("agent")
             guard = self._guard = stack.enter_context(Guard(settings.run_dir))
             helpers = await stack.enter_async_context(HelperPool(self._cgroups, guard, left_over=True))
-            self._backends = self._make_backends(helpers)
+            self._backends = make_backends(settings, helpers)
             self._runtimes = self._make_runtimes(stack)
             stack.callback(self._telemetry.close)
             await guard.start(self._guard_settings())
@@ -326,20 +326,6 @@ class Agent:
             version=drover.__version__,
             joined=timestamp(datetime.now(UTC)),
         )
-
-    def _make_backends(self, runner: Runner) -> dict[str, Backend]:
-        """Raises ConfigError for a back end that is not installed or whose settings are wrong."""
-        installed = {point.name: point for point in entry_points(group="drover.storage")}
-        backends: dict[str, Backend] = {}
-        for name, table in self._settings.backends.items():
-            try:
-                if name not in installed:
-                    raise ValueError(f"there is no back end {name!r}; installed are {', '.join(sorted(installed))}")
-                factory: Factory = installed[name].load()
-                backends[name] = factory(table, self._settings.node, runner)
-            except ValueError as wrong:
-                raise self._settings.backend_error(name, wrong) from None
-        return backends
 
     def _make_runtimes(self, stack: contextlib.AsyncExitStack) -> dict[str, Runtime]:
         settings = self._settings

@@ -16,6 +16,8 @@ from drover.agent.cgroups import CgroupError
 from drover.agent.config import Settings, load_or_exit
 from drover.agent.config_errors import ConfigError
 from drover.agent.guard.client import GuardFailed
+from drover.agent.storage.base import StorageError
+from drover.agent.tokens import report
 from drover.coordinator.join import NotOurCluster, Refused
 from drover.coordinator.store import Denied, Unfit
 
@@ -37,8 +39,24 @@ def _reasons(error: BaseException) -> list[BaseException]:
     return [error]
 
 
+def _tokens(arguments: list[str]) -> int:
+    """`drover-agent tokens`, with the settings of the agent: its exit status."""
+    settings = load_or_exit(arguments, os.environ)
+    try:
+        print(asyncio.run(report(settings)).model_dump_json(indent=1))  # noqa: T201
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return USAGE
+    except StorageError as error:
+        print(f"drover-agent: {error}", file=sys.stderr)  # noqa: T201
+        return FAILED
+    return 0
+
+
 def main() -> None:
-    """Exit status: 0 stopped as asked, 1 cannot go on, 2 a setting is wrong."""
+    """`drover-agent`, or `drover-agent tokens`. Exit status: 0 as asked, 1 cannot go on, 2 a setting is wrong."""
+    if sys.argv[1:2] == ["tokens"]:
+        sys.exit(_tokens(sys.argv[2:]))
     settings = load_or_exit(sys.argv[1:], os.environ)
     logs.setup(settings.log_level)
     known = (AlreadyRunning, CannotListen, CgroupError, ConfigError, Denied, GuardFailed, NotOurCluster, Refused, Unfit)

@@ -53,6 +53,17 @@ class Volume:
     object: str = ""
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A volume as a back end finds it by itself, with the token that is stored with it. holder: the node that published
+    it last, "" where it is not known. born: its file system was made."""
+
+    volume: Volume
+    token: Token
+    holder: str
+    born: bool
+
+
 # What is here, on this node, of one volume.
 
 
@@ -239,6 +250,11 @@ class Backend(Protocol):
     def last_means(self) -> Cut:
         """What the guard calls at the deadline: within milliseconds no byte reaches the storage any more from any
         volume of this back end that is here, whatever was known of it; then unmount and detach."""
+        ...
+
+    async def stored(self) -> Sequence[Stored]:
+        """Every volume that this node can see, of whichever cluster. Asked after etcd went back: a volume that is left
+        out, or whose token cannot be read, could be given to the wrong node. Raises StorageError where one cannot."""
         ...
 
     async def copies(self, volume: Volume) -> Sequence[str]:

@@ -28,11 +28,13 @@ from drover.agent.storage.base import (
     Mounted,
     Runner,
     StorageError,
+    Stored,
     Token,
     Usage,
     Volume,
 )
 from drover.agent.storage.loopback_place import Place
+from drover.agent.storage.sidecar import Sidecar
 from drover.coordinator.records import Limits
 
 log = logging.getLogger("drover.storage")
@@ -130,6 +132,9 @@ class LoopbackBackend:
     def last_means(self) -> Cut:
         return Cut("drover.agent.storage.loopback_cut:cut", {"directory": self._directory})
 
+    async def stored(self) -> Sequence[Stored]:
+        return await asyncio.to_thread(self._stored)
+
     async def copies(self, volume: Volume) -> Sequence[str]:
         return ()
 
@@ -139,6 +144,22 @@ class LoopbackBackend:
 
     def _place(self, volume: Volume) -> Place:
         return Place(self._directory, volume.dataset, volume.uid)
+
+    def _stored(self) -> Sequence[Stored]:
+        found = []
+        try:
+            names = sorted(os.listdir(self._directory))
+        except OSError as error:
+            raise StorageError(f"{self._directory} cannot be listed: {error.strerror}") from error
+        for name in names:
+            uid, suffix = os.path.splitext(name)
+            sidecar = Sidecar.read(os.path.join(self._directory, name)) if suffix == ".json" else None
+            if sidecar is None:
+                continue
+            image = f"{uid}.img"
+            volume = Volume(sidecar.dataset, sidecar.uid, sidecar.size, sidecar.fs, image)
+            found.append(Stored(volume, sidecar.token, sidecar.holder, sidecar.formatted))
+        return found
 
     def _health(self) -> str | None:
         if not os.path.isdir(self._directory):
