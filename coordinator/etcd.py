@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 from etcd3.etcdrpc import rpc_pb2
 
+from drover.coordinator.etcd_known import Known
 from drover.coordinator.etcd_rpc import (
     Credentials,
     Future,
@@ -28,13 +29,12 @@ from drover.coordinator.etcd_rpc import (
 )
 from drover.coordinator.etcd_versions import Corrupting, Unknown, judge
 from drover.coordinator.etcd_watch import watch
-from drover.coordinator.protocol.history import TODO, gone_back, witness
+from drover.coordinator.protocol.history import witness
 from drover.coordinator.store import (
     Changes,
     Compacted,
     Denied,
     LeaseGone,
-    OtherEtcd,
     Range,
     StoreError,
     StoreStatus,
@@ -42,7 +42,6 @@ from drover.coordinator.store import (
     Unavailable,
     Unfit,
     WatchBroken,
-    WentBack,
 )
 from drover.coordinator.txn import Entry, Txn, TxnResult
 
@@ -83,18 +82,12 @@ class Etcd:
             raise ValueError("there must be at least one etcd endpoint, like http://127.0.0.1:2379")
         parsed = [parse_endpoint(text) for text in endpoints]
         self.endpoints = tuple(endpoint.address for endpoint in parsed)
-        self.cluster_id: str | None = None
-        """etcd's own cluster id, in hex, of the newest answer."""
-        self.revision = 0
-        """The highest revision in a linearizable answer so far."""
+        self._known = Known()
         self._own_key = own_key
-        self._broken = ""
-        """Why nothing is sent any more; "": it is."""
         self._timeout = timeout
         self._credentials = credentials
         self._token: str | None = None
         self._authenticating = asyncio.Lock()
-        self._term = 0
         self._members = [Member(endpoint, tls) for endpoint in parsed]
         self._order = list(self._members)
 
@@ -112,6 +105,16 @@ class Etcd:
         # gRPC has one queue for all event loops of a process. What it still has to say about cancelled calls must come
         # while this loop runs, else it drops what it has in hand for others; there is nothing to wait for.
         await asyncio.sleep(0.01)
+
+    @property
+    def cluster_id(self) -> str | None:
+        """etcd's own cluster id, in hex, of all answers; None before the first one."""
+        return self._known.cluster_id
+
+    @property
+    def revision(self) -> int:
+        """The highest revision in a linearizable answer so far."""
+        return self._known.revision
 
     @property
     def member(self) -> str:
@@ -135,7 +138,7 @@ class Etcd:
                 raise
         except Unavailable as error:
             raise Unanswered(str(error)) from error
-        self._not_before(seen, answer.header)
+        self._known.not_before(seen, answer.header)
         self._learn(member, answer.header, linearizable=True)
         reads = answer.responses[len(answer.responses) - len(txn.read) :]
         found = (response.response_range.kvs for response in reads)
@@ -243,8 +246,7 @@ class Etcd:
 
         Raises Unavailable where its outcome is not known, WentBack, and what `refusal` makes of plain refusals.
         """
-        if self._broken:
-            raise WentBack(self._broken)
+        self._known.check()
         token = self._token
         if token is None and self._credentials is not None:
             token = await self._authenticate(member)
@@ -275,37 +277,15 @@ class Etcd:
                 self._token = str(answer.token)
             return self._token
 
-    def _same_etcd(self, member: Member, header: Any) -> None:
-        """Raises WentBack where an answer comes from another cluster than those before."""
-        found = format(header.cluster_id, "x")
-        if self.cluster_id is not None and found != self.cluster_id:
-            self._broken = (
-                f"etcd at {member.address} has cluster id {found}, and {self.cluster_id} answered before: {TODO}"
-            )
-            raise OtherEtcd(self._broken)
-        self.cluster_id = found
-
-    def _not_before(self, seen: int, header: Any) -> None:
-        """Raises WentBack where what went through etcd's log was answered as of before what had been seen when it was
-        sent. Of reads this proves nothing: a member that was paused answers them from the past (etcd 20418)."""
-        if header.revision < seen:
-            self._broken = gone_back(header.revision, seen)
-            raise WentBack(self._broken)
-
     def _learn(self, member: Member, header: Any, *, linearizable: bool) -> None:
-        self._same_etcd(member, header)
-        if linearizable:
-            # A member that is cut off votes itself to ever higher terms; a majority stands behind these answers only.
-            self.revision = max(self.revision, header.revision)
-            self._term = max(self._term, header.raft_term)
-        if header.raft_term < self._term:
-            # It does not know of the newest election: cut off, or just back. What it said stands as far as it goes.
+        self._known.same(member.address, header)
+        if not self._known.learn(header, linearizable=linearizable):
             self._demote(member)
 
     def _up_to_date(self, member: Member, header: Any) -> None:
         """Raises WatchBroken where a member does not know of the newest election, WentBack."""
-        self._same_etcd(member, header)
-        if header.raft_term < self._term:
+        self._known.same(member.address, header)
+        if header.raft_term < self._known.term:
             raise WatchBroken(f"etcd at {member.address} is cut off from the others: it has missed an election")
 
     # -- going round ------------------------------------------------------------------------------------------------
@@ -346,11 +326,11 @@ class Etcd:
         if member.verdict is None:
             try:
                 answer = await self._call(member, member.maintenance.Status, rpc_pb2.StatusRequest(), deadline)
-                self._same_etcd(member, answer.header)
+                self._known.same(member.address, answer.header)
                 if self._own_key and answer.header.revision < (seen := self.revision):
                     # It lags, or it was restored: told before anything is sent that relies on what was seen.
                     asked = txn_request(witness(self._own_key))
-                    self._not_before(seen, (await self._call(member, member.kv.Txn, asked, deadline)).header)
+                    self._known.not_before(seen, (await self._call(member, member.kv.Txn, asked, deadline)).header)
             except Denied:
                 member.verdict = Unknown("of a version that this user is not told")
             except Unavailable:

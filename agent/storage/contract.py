@@ -97,6 +97,20 @@ class Contract:
         await nodes.a.backend.unpublish(volume)
         assert await nodes.a.here(volume) == Away()
 
+    async def test_every_volume_is_told_with_its_token_and_who_had_it_last(self, nodes: TwoNodes) -> None:
+        first, token = await nodes.volume()
+        await nodes.a.publish(first, token)
+        await nodes.a.backend.unpublish(first)
+        second, another = await nodes.volume()
+        await nodes.b.publish(second, newer(another))
+        told = {stored.volume.uid: stored for stored in await nodes.b.backend.stored()}
+        assert (told[first.uid].volume.dataset, told[first.uid].token) == (first.dataset, token)
+        assert (told[second.uid].volume.dataset, told[second.uid].token) == (second.dataset, newer(another))
+        assert told[first.uid].born
+        assert told[second.uid].born
+        assert told[first.uid].holder != told[second.uid].holder
+        assert told[first.uid].volume.size > 0
+
     async def test_publish_is_busy_while_the_other_node_has_it_and_says_where(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)

@@ -9,7 +9,7 @@ import typer
 from drover.coordinator.cli import options, output
 from drover.coordinator.cli.connection import connection, run
 from drover.coordinator.cli.describe import dataset_json, now
-from drover.coordinator.cli.picture import Dataset, Picture, Undeclared, take
+from drover.coordinator.cli.picture import Dataset, Picture, Undeclared, take_warned
 from drover.coordinator.cli.shapes import DatasetsJson
 from drover.coordinator.cli.situation import INVALID, UNPLACED, NeedsYou, situation
 from drover.coordinator.keys import DEFAULT_PREFIX
@@ -60,7 +60,9 @@ def ls(
     as_json: options.Json = False,
 ) -> None:
     """List all datasets: where each is, and why it is not where or as it should be."""
-    picture = run(connection(endpoints, prefix), take)
+    picture, doubt = run(connection(endpoints, prefix), take_warned)
+    if doubt:
+        output.complain(output.plain(f"warning: {doubt}"))
     datasets = [it for it in picture.datasets.values() if shown(it, everything)]
     if as_json:
         output.say_json(

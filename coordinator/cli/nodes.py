@@ -6,7 +6,7 @@ from drover.coordinator.cli import options, output
 from drover.coordinator.cli.connection import connection, run
 from drover.coordinator.cli.describe import node_json, now
 from drover.coordinator.cli.output import age
-from drover.coordinator.cli.picture import Node, NodeState, Picture, take
+from drover.coordinator.cli.picture import Node, NodeState, Picture, take_warned
 from drover.coordinator.cli.shapes import NodesJson
 from drover.coordinator.keys import DEFAULT_PREFIX
 
@@ -50,7 +50,9 @@ def nodes(
     as_json: options.Json = False,
 ) -> None:
     """List all nodes: who is here, who is silent, who is fenced and why."""
-    picture = run(connection(endpoints, prefix), take)
+    picture, doubt = run(connection(endpoints, prefix), take_warned)
+    if doubt:
+        output.complain(output.plain(f"warning: {doubt}"))
     if as_json:
         output.say_json(NodesJson(nodes=[node_json(node, picture) for node in picture.nodes.values()]))
         return

@@ -12,8 +12,10 @@ from enum import StrEnum
 
 from drover.coordinator.cli.output import listing, near
 from drover.coordinator.keys import SINGLE, Key, Keys, Kind, name_error, range_end
+from drover.coordinator.protocol.history import trouble
 from drover.coordinator.protocol.placement import units
 from drover.coordinator.records import (
+    Cluster,
     Cordon,
     DatasetSpec,
     Fence,
@@ -182,6 +184,30 @@ async def take(store: Store, keys: Keys) -> Picture:
     """One look at everything. Raises StoreError."""
     found = await store.range(keys.root, range_end(keys.root))
     return draw({entry.key: entry for entry in found.entries}, keys, found.revision)
+
+
+async def doubt(store: Store, keys: Keys) -> str:
+    """Why this etcd is not the one that the cluster lives on, as far as it can tell by itself; "" where it may be. One
+    that went back under its old id is known to the agents only: they have halted. Raises StoreError."""
+    entry = await store.get(keys.cluster)
+    try:
+        cluster = Cluster.decode(entry.value) if entry else None
+    except InvalidRecord as error:
+        return f"{keys.cluster} cannot be read: {error}"
+    return trouble(None, cluster, (await store.status()).cluster_id)
+
+
+async def take_warned(store: Store, keys: Keys) -> tuple[Picture, str]:
+    """The picture, and what must be said first. Raises StoreError."""
+    picture = await take(store, keys)
+    said = await doubt(store, keys)
+    silent = picture.nodes and not any(node.state is NodeState.LIVE for node in picture.nodes.values())
+    if silent and not said:
+        said = (
+            "no node is here. If etcd was restored from a backup, agents have halted, as their logs and /readyz say: "
+            "drover recover"
+        )
+    return picture, said
 
 
 def declare(name: str, entry: Entry | None) -> Declaration:

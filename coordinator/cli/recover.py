@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -42,6 +43,8 @@ from drover.coordinator.txn import Delete, Entry, Put, Txn, unchanged
 
 _MARGIN = 0.5
 """Seconds added to the longest interval between two heartbeats."""
+_JOIN = 20.0
+"""Seconds that halted agents may take to join again before their datasets may go to others."""
 _BATCH = 50
 """Fences or nodes in one transaction; etcd takes 128 operations."""
 _ELSE = "Something wrote to etcd meanwhile"
@@ -128,13 +131,12 @@ def expected(seen: Seen) -> set[str]:
 
 
 def incarnations(seen: Seen, reports: Sequence[NodeReport], plan: recovery.Plan) -> dict[str, str]:
-    """The nodes of all incarnations that etcd, or the data, knows of, and of those that the plan makes up."""
+    """The nodes of all incarnations that etcd, or the data, knows of."""
     known = {beat.incarnation: node for node, beat in seen.heartbeats.items()}
     known |= {record.incarnation: node for node, record in seen.nodes.items()}
     known |= {volume.incarnation: volume.node for report in reports for volume in report.volumes if volume.incarnation}
     for restored in plan.restored:
         known |= {holder.incarnation: holder.node for holder in restored.tenure.unfenced}
-        known[restored.tenure.incarnation] = restored.tenure.node
     return known
 
 
@@ -146,23 +148,33 @@ class Recovery:
 
     async def run(self, plan: recovery.Plan, life: str) -> None:
         """Raises NotPossible where an agent lives or something else writes; StoreError."""
-        await self._begin()
+        cluster = self._seen.cluster
+        await self._declare(cluster.model_copy(update={"etcd": UNDER_RECOVERY}))
         await self._nobody_lives()
         await self._fence(incarnations(self._seen, self._reports, plan))
         await self._forget_nodes()
         for restored in plan.restored:
             await self._restore(restored)
-        cluster = self._seen.cluster.model_copy(
-            update={"etcd": self._seen.etcd, "histories": (*self._seen.cluster.histories, life)}
-        )
-        await self._write((Put(self._keys.cluster, cluster.encode()),))
+        histories = (*cluster.histories, life)
+        await self._declare(cluster.model_copy(update={"etcd": self._seen.etcd, "histories": histories}))
+        # Whoever comes first would take all that may fail over to it: their own nodes are let in before.
+        await self._until_joined()
+        await self._fence({r.tenure.incarnation: r.tenure.node for r in plan.restored})
 
-    async def _begin(self) -> None:
-        """From here on no agent joins."""
-        begun = self._seen.cluster.model_copy(update={"etcd": UNDER_RECOVERY})
-        result = await self._write((Put(self._keys.cluster, begun.encode()),))
-        entry = replace(self._seen.cluster_entry, mod_revision=result)
+    async def _declare(self, cluster: Cluster) -> None:
+        """While it says that a recovery is under way, no agent joins."""
+        revision = await self._write((Put(self._keys.cluster, cluster.encode()),))
+        entry = replace(self._seen.cluster_entry, mod_revision=revision)
         self._seen = replace(self._seen, cluster_entry=entry)
+
+    async def _until_joined(self) -> None:
+        """Until all that have reported are back, but not for long."""
+        wanted = {self._keys.node(report.node) for report in self._reports}
+        start = self._keys.under(Kind.NODES)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_JOIN):
+                while not wanted <= {entry.key for entry in (await self._store.range(start, range_end(start))).entries}:
+                    await asyncio.sleep(0.2)
 
     async def _write(self, then: tuple[Put | Delete, ...], *compare: tuple[str, Entry | None]) -> int:
         """The revision of a transaction that holds only while nobody else recovers."""

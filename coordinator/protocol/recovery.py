@@ -1,8 +1,8 @@
 """What `drover recover` makes of an etcd that went back: who holds what, by the tokens stored with the data. No I/O.
 
-Every tenure gets an epoch that nobody ever had, held by an incarnation that nobody ever was, and that is fenced. So
-nothing of before the recovery can commit, or touch data: the epoch stored with it will be older than the next claim's,
-and the next claim's is newer than all that was lost. Who claims is decided as after any fail-over.
+Every tenure gets an epoch that nobody ever had, held by an incarnation that nobody ever was, and that is fenced last.
+So nothing of before the recovery can commit, or touch data: what is stored with it is older than the next claim's
+epoch, which is newer than all that was lost. Who claims is decided as after any fail-over.
 """
 
 from __future__ import annotations

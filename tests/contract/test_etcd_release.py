@@ -16,6 +16,7 @@ from drover.coordinator.store import Store, Unanswered, Unfit
 from drover.coordinator.txn import Entry, Put, Txn
 from tests.contract.seats import join
 from tests.etcd import EtcdCluster, free_ports
+from tests.fake_etcd import FakeMember, serving
 
 CORRUPTING = Path(__file__).parents[2] / ".cache" / "etcd-3.5.1" / "etcd"
 A = "/a"
@@ -42,10 +43,15 @@ async def test_nothing_is_sent_to_it(corrupting: EtcdCluster) -> None:
     assert corrupting.members[0].ask("/v3/kv/range", {"key": "AA==", "range_end": "AA=="}).get("count", "0") == "0"
 
 
-async def test_members_of_other_releases_are_used_instead(corrupting: EtcdCluster, etcd_one: EtcdCluster) -> None:
-    async with Etcd([*corrupting.endpoints, *etcd_one.endpoints]) as store:
-        for _ in range(3):
-            assert (await store.status()).version == "3.4.23"
+async def test_members_of_other_releases_are_used_instead() -> None:
+    """Simulated: one cluster of members of two releases."""
+    async with serving(FakeMember(version="3.5.1")) as corrupting, serving(FakeMember(version="3.5.28")) as sound:
+        async with Etcd([corrupting.endpoint, sound.endpoint]) as store:
+            for _ in range(3):
+                await store.txn(Txn((), (Put(A, b""),)))
+                assert (await store.status()).version == "3.5.28"
+    assert "Txn" not in corrupting.asked
+    assert sound.asked.count("Txn") == 3
 
 
 async def test_it_is_refused_as_well_when_the_others_cannot_be_reached(corrupting: EtcdCluster) -> None:
