@@ -35,6 +35,7 @@ from drover.coordinator.store import (
     Compacted,
     Denied,
     LeaseGone,
+    NoSpace,
     Range,
     StoreError,
     StoreStatus,
@@ -322,15 +323,13 @@ class Etcd:
             pause.cancel()
 
     async def _fit(self, member: Member, deadline: float) -> bool:
-        """Whether this member may be used; asked of it once a connection, before all else."""
+        """Whether this member may be used; asked of it once a connection, before all else. Raises WentBack."""
         if member.verdict is None:
             try:
                 answer = await self._call(member, member.maintenance.Status, rpc_pb2.StatusRequest(), deadline)
                 self._known.same(member.address, answer.header)
-                if self._own_key and answer.header.revision < (seen := self.revision):
-                    # It lags, or it was restored: told before anything is sent that relies on what was seen.
-                    asked = txn_request(witness(self._own_key))
-                    self._known.not_before(seen, (await self._call(member, member.kv.Txn, asked, deadline)).header)
+                if self._own_key and answer.header.revision < self.revision:
+                    await self._not_restored(member, deadline)
             except Denied:
                 member.verdict = Unknown("of a version that this user is not told")
             except Unavailable:
@@ -338,6 +337,14 @@ class Etcd:
             else:
                 member.verdict = judge(str(answer.version))
         return not isinstance(member.verdict, Corrupting)
+
+    async def _not_restored(self, member: Member, deadline: float) -> None:
+        """A member that does not know what was seen lags, or was restored: told before anything is sent that relies on
+        what was seen. Raises WentBack, Unavailable, Denied."""
+        seen, asked = self.revision, txn_request(witness(self._own_key))
+        # A full etcd answers no such question; the next transaction's answer tells.
+        with contextlib.suppress(NoSpace):
+            self._known.not_before(seen, (await self._call(member, member.kv.Txn, asked, deadline)).header)
 
     def _all_unfit(self) -> bool:
         return all(isinstance(member.verdict, Corrupting) for member in self._members)

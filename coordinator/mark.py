@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ class MarkFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._changing = threading.Lock()
 
     def load(self) -> Mark | None:
         """None: this node has never joined, or the file is damaged, which is said in the log."""
@@ -59,20 +61,25 @@ class MarkFile:
             os.close(descriptor)
 
     def broken(self, reason: str) -> None:
-        """Etcd was found to have gone back behind the mark: that stays known until a recovery. Raises OSError."""
-        if (mark := self.load()) is not None:
-            self.save(replace(mark, broken=reason))
+        """etcd was found to have gone back behind the mark: that stays known until a recovery. Raises OSError."""
+        with self._changing:
+            if (mark := self.load()) is not None:
+                self.save(replace(mark, broken=reason))
+
+    def advance(self, revision: int) -> None:
+        """etcd has come so far. Raises OSError."""
+        with self._changing:
+            mark = self.load()
+            if mark is not None and not mark.broken and revision > mark.revision:
+                self.save(replace(mark, revision=revision))
 
     async def keep(self, revision: Callable[[], int]) -> None:
         """Until cancelled. revision: the highest seen so far."""
         trouble = ""
         while True:
             await asyncio.sleep(_EVERY)
-            mark = self.load()
-            if mark is None or revision() <= mark.revision or mark.broken:
-                continue
             try:
-                await asyncio.to_thread(self.save, replace(mark, revision=revision()))
+                await asyncio.to_thread(self.advance, revision())
                 trouble = ""
             except OSError as error:
                 if str(error) != trouble:
