@@ -32,15 +32,16 @@ def backup(cluster: Cluster, path: Path) -> Path:
     return path
 
 
-def restore(cluster: Cluster, snapshot: Path) -> None:
-    """As an operator does: all members off, each made anew from the snapshot, and on again."""
+def restore(cluster: Cluster, snapshot: Path, token: str = "") -> None:
+    """As an operator does: all members off, each made anew from the snapshot, and on again. token: the new cluster's,
+    where it is to have another id; what the members had stays beside."""
     playground = cluster.playground
     for member in playground.members:
         playground.kill(member)
     for member in playground.members:
         data = playground.home(member) / "data"
-        shutil.rmtree(data)
-        words = etcd.command(playground.layout, playground.settings, playground.settings.machine(member))
+        data.rename(data.with_name("before"))
+        words = [*etcd.command(playground.layout, playground.settings, playground.settings.machine(member))]
         flags = (
             "--name",
             "--data-dir",
@@ -48,9 +49,23 @@ def restore(cluster: Cluster, snapshot: Path) -> None:
             "--initial-cluster",
             "--initial-cluster-token",
         )
+        if token:
+            words[words.index("--initial-cluster-token") + 1] = token
         chosen = [word for flag in flags for word in (flag, words[words.index(flag) + 1])]
         command = [tools.find("etcdctl"), "snapshot", "restore", str(snapshot), *chosen]
         subprocess.run(command, check=True, capture_output=True, timeout=30)
+    for member in playground.members:
+        playground.start(member)
+
+
+def put_back(cluster: Cluster) -> None:
+    """The members as they were before `restore`."""
+    playground = cluster.playground
+    for member in playground.members:
+        playground.kill(member)
+        data = playground.home(member) / "data"
+        shutil.rmtree(data)
+        data.with_name("before").rename(data)
     for member in playground.members:
         playground.start(member)
 
@@ -91,6 +106,24 @@ def reports(cluster: Cluster, directory: Path) -> list[str]:
 
 def contents(cluster: Cluster) -> dict[str, tuple[str, int]]:
     return {key: (entry.value, entry.mod_revision) for key, entry in cluster.entries("").items() if "leases" not in key}
+
+
+def test_a_copy_in_the_place_of_etcd_stops_everything_until_the_right_one_is_back(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    data = cluster.dataset(on="node-a")
+    writer = cluster.writer(data)
+    restore(cluster, backup(cluster, tmp_path / "backup"), token="another")
+    all_halt(cluster)
+    turn = writer.turns[-1]
+    assert "has cluster id" in ready(cluster, "node-a")["etcd"]
+    for verb in ("ls", "nodes"):
+        assert "began on" in cluster.drover(verb).stderr
+    put_back(cluster)
+    data.active_on("node-a", within=30)
+    assert writer.goes_on("node-a", within=30).began > turn.done
+    writer.check()
+    assert data.epoch <= 2
 
 
 def test_a_restored_etcd_stops_everything_and_after_the_recovery_all_goes_on_without_loss(
