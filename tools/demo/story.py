@@ -30,7 +30,7 @@ BACK_FOR = 5
 
 _PROGRAM = [sys.executable, "-IS", str(Path(__file__).with_name("database.py"))]
 _FILE = f"/srv/drover/{DATASET}/notes.db"
-_SPEC = {"backend": "loopback", "size": "400MiB", "failover": "any", "fencing": "cooperative"}
+_SPEC = {"backend": "loopback", "size": "400MiB", "failover": "any"}
 _PATIENCE = 20.0
 """Seconds for whatever should take one or two: other work on this computer must not spoil the story."""
 _KEYS = Keys()
@@ -57,9 +57,10 @@ def _begin(stage: Stage, client: Client) -> None:
     stage.put(_KEYS.dataset(DATASET), json.dumps(_SPEC))
     say("failover any: when its node dies, whichever node can may take it.")
     say(
-        "fencing cooperative: two nodes could open this image at once, and no watchdog resets a playground's nodes. So "
-        f"the dataset says that silence will do: every node stops its own writers after {_TIMINGS.d_soft:g} s without "
-        f"an answer from etcd, and a node that was silent for about {_TIMINGS.wait:g} s counts as stopped."
+        "Two nodes could open this image at once, so nobody else may before it is certain that the owner has stopped. "
+        f"A guard on every node stops its writers after {_TIMINGS.d_soft:g} s without an answer from etcd, and resets "
+        f"the node by {_TIMINGS.d_hard:g} s where it cannot. So a node that was silent for {_TIMINGS.wait:g} s has "
+        "stopped."
     )
     command = [*_PROGRAM, "serve", _FILE]
     workload = {"command": command, "datasets": [DATASET], "environment": {"CLIENT": client.address}}

@@ -66,8 +66,9 @@ def up(
         bool, typer.Option("--etcd-fast", help="etcd elects in 0.5 s, not 1 s: not as in production.")
     ] = False,
     reset: Annotated[
-        bool, typer.Option("--reset", help="A node that cannot stop all writing in time is reset by its guard.")
-    ] = False,
+        bool,
+        typer.Option("--reset/--no-reset", help="A node that cannot stop all writing in time is reset by its guard."),
+    ] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for etcd and agents.")] = 60.0,
 ) -> None:
     """Start a playground; return when etcd and all agents answer.
