@@ -152,7 +152,7 @@ class Joining:
         while True:
             try:
                 await self._judge_etcd()
-                cluster = await ensure_cluster(self._store, self._keys, self._marks)
+                cluster = await self._cluster()
                 if (joined := await self._attempt(cluster)) is not None:
                     Saved(joined.identity.incarnation, joined.lease).save(self._path)
                     return joined
@@ -163,6 +163,15 @@ class Joining:
                     log.warning("waiting for etcd: %s", error)
                     said = str(error)
             await asyncio.sleep(_RETRY)
+
+    async def _cluster(self) -> str:
+        try:
+            return await ensure_cluster(self._store, self._keys, self._marks)
+        except OSError as error:
+            raise Refused(
+                "what this node has seen of etcd cannot be kept on its disk, and without that it would not see etcd go "
+                f"back: {error}; see state_dir in the settings"
+            ) from error
 
     async def _judge_etcd(self) -> None:
         version = (await self._store.status()).version

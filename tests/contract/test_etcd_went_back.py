@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from drover.coordinator.etcd import Etcd
-from drover.coordinator.join import ensure_cluster
+from drover.coordinator.join import Refused, ensure_cluster
 from drover.coordinator.keys import Keys
 from drover.coordinator.mark import MarkFile
 from drover.coordinator.protocol.history import Mark
@@ -186,6 +186,13 @@ async def test_an_agent_that_starts_sees_it_by_the_mark_on_its_disk_and_remember
             await put(store)
     async with client(one) as store:
         with pytest.raises(WentBack, match=f"had reached {seen}"):
+            await join(store, KEYS, "node-a", tmp_path)
+
+
+async def test_a_node_that_cannot_keep_the_mark_does_not_join_and_says_why(one: EtcdCluster, tmp_path: Path) -> None:
+    (tmp_path / "node-a.tmp").mkdir()
+    async with client(one) as store:
+        with pytest.raises(Refused, match="see state_dir"):
             await join(store, KEYS, "node-a", tmp_path)
 
 
