@@ -65,8 +65,8 @@ class _Parser(argparse.ArgumentParser):
 def command_line() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="drover-agent",
-        description="Drover's agent: one on every node. `drover-agent tokens`, with the same options, prints the volumes "
-        "that this node can see, and the tokens stored with them, for `drover recover`.",
+        description="Drover's agent: one on every node. `drover-agent tokens`, with the same options, prints the "
+        "volumes that this node can see, and the tokens stored with them, for `drover recover`.",
         epilog="Settings come from the file, then DROVER_* in the environment (DROVER_ETCD__TIMEOUT=1), then flags.",
         allow_abbrev=False,
     )
