@@ -161,8 +161,8 @@ class Member:
         """Raises Lost, Denied, WentBack (with the gate closed)."""
         if isinstance(self._state, Live):
             self._listener.deadline_counts_from(self._state.sent)
-        await self._beat_once()
         try:
+            await self._beat_once()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch_deadline())
                 group.create_task(self._beat())
@@ -172,6 +172,9 @@ class Member:
                 group.create_task(self._housekeeping.run())
         except* Lost as lost:
             raise lost.exceptions[0] from None
+        except* WentBack as told:
+            self._listener.gate_closed(str(told.exceptions[0]))
+            raise
 
     # The session.
 
@@ -227,10 +230,7 @@ class Member:
         txn = session.heartbeat_txn(self.keys, self.identity, self.timings, send)
         try:
             result = await self.store.txn(txn, timeout=TRY * self.timings.heartbeat)
-        except Denied:
-            raise
-        except WentBack as error:
-            self._listener.gate_closed(str(error))
+        except (Denied, WentBack):
             raise
         except StoreError as error:
             outcome = "no space" if isinstance(error, NoSpace) else "unanswered"
@@ -248,9 +248,7 @@ class Member:
         if not result.succeeded and 0 < revision < send.revision:
             # Older than what it was known to be when this was asked, though the revision may be higher: a restored etcd
             # can be told to count on from far ahead.
-            why = history.gone_back(revision, send.revision)
-            self._listener.gate_closed(why)
-            raise WentBack(why)
+            raise WentBack(history.gone_back(revision, send.revision))
         fenced = result.read[self.keys.fence(self.incarnation)] is not None
         if result.succeeded and not self.life:
             self.life = result.revision
