@@ -1,0 +1,57 @@
+"""Boils spin's replay of a trail down to what a reader needs: who did what, and what that changed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+_STEP = re.compile(r"\s*(\d+):\s+proc\s+(\d+) \((\w+):\d+\) (\S+):(\d+) \(state \d+\)\s+\[(.*)\]$")
+_STARTED = re.compile(r"\s*Starting (\w+) with pid (\d+)")
+_VALUE = re.compile(r"\s+(\S.*?) = (\S+)$")
+_ASSERTION = re.compile(r"text of failed assertion: (.*)$")
+_PRINTED = ("reached", "two nodes", "a node can", "leases/<d>", "fenced, and", "two machines", "replaced and")
+
+
+@dataclass(frozen=True)
+class Story:
+    """said: what is wrong, or `reached`. lines: one for each step that changed something."""
+
+    said: str
+    lines: tuple[str, ...]
+
+
+def tell(replay: str) -> Story:
+    """replay: what `spin -t -p -g -l` printed."""
+    names: dict[str, str] = {}
+    kinds: Counter[str] = Counter()
+    steps: list[tuple[str, str, list[str]]] = []
+    values: dict[str, str] = {}
+    said, assertion = "", ""
+    for line in replay.splitlines():
+        if started := _STARTED.match(line):
+            kind, pid = started.groups()
+            names[pid] = f"{kind} {kinds[kind]}"
+            kinds[kind] += 1
+        elif step := _STEP.match(line):
+            number, pid, _, file, at, _ = step.groups()
+            if not steps or steps[-1][0] != number or not steps[-1][1].startswith(names.get(pid, "init")):
+                steps.append((number, f"{names.get(pid, 'init'):10} {file}:{at}", []))
+        elif steps and (value := _VALUE.match(line)):
+            name, now = value.groups()
+            if values.get(name) != now:
+                steps[-1][2].append(f"{name} = {now}")
+            values[name] = now
+        elif failed := _ASSERTION.search(line):
+            assertion = failed[1]
+        elif line.strip().startswith(_PRINTED):
+            said = line.strip()
+        if "trail ends" in line:
+            break
+    lines = tuple(f"{number:>4} {who:26} {', '.join(_last(changed))}" for number, who, changed in steps if changed)
+    return Story(said or assertion or "assertion violated", lines)
+
+
+def _last(changes: list[str]) -> list[str]:
+    """Of what changed more than once in a step, the last."""
+    return list({change.partition(" = ")[0]: change for change in changes}.values())
