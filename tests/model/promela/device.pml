@@ -13,14 +13,11 @@ byte detaching[N];
 #define CAN_WRITE(n)   (mounted[n] != 0 && attached == n)
 #define MAY_MOUNT(n)   (attached == n)
 #define DETACHED(n)    (attached != n)
-#ifdef BAD_UNSETTLED_CALLS
+#ifdef BAD_ACCEPTED_IS_DONE     /* the API has accepted the call, so it is done */
 #define SETTLED(n)     true
-#else
-#define SETTLED(n)     (!attaching[n] && detaching[n] == 0)
-#endif
-#ifdef BAD_CUT_NOT_SEEN     /* the API has accepted the call */
 #define STOPPED(i)     (attached == n || attached == NOBODY || detaching[n] == attached + 1)
 #else
+#define SETTLED(n)     (!attaching[n] && detaching[n] == 0)
 #define STOPPED(i)     (attached == n || attached == NOBODY)
 #endif
 #define KEEPS_RUNNING  true

@@ -79,7 +79,9 @@ proctype Helper() {
 #endif
 #endif
   :: atomic { on && helper == ADMITTED && !child -> child = 1 }
-  :: atomic { on && MAY_WRITE -> assert(job_inc > fenced); assert(job_round >= verified) }
+  :: atomic { on && MAY_WRITE ->
+       if :: job_inc <= fenced -> printf("writes, and its fence says that it has stopped\n"); assert(false) :: else fi;
+       if :: job_round < verified -> printf("writes, decided on before the ladder\n"); assert(false) :: else fi }
   /* It ends: done, refused or killed. */
   :: atomic { on && child -> child = 0; if :: helper == IDLE -> job_round = 0; job_inc = 0 :: else fi }
   :: atomic { on && helper != IDLE -> helper = IDLE; if :: !child -> job_round = 0; job_inc = 0 :: else fi }
@@ -186,9 +188,21 @@ proctype World() {
 #endif
   :: atomic { on && beat <= hard && fenced < beat_inc -> fenced = beat_inc }       /* silence of an armed incarnation */
   :: atomic { on && deaths > 0 && !kill_guard -> deaths--; kill_guard = 1 }
-  :: atomic { on && CLEAN && MAY_WRITE -> assert(false) }
-#ifdef REACH
-  :: atomic { REACH -> printf("reached\n"); assert(false) }
+  :: atomic { on && CLEAN && MAY_WRITE -> printf("something may write, and the page says that nothing is left\n"); assert(false) }
+#ifdef REACH_OPEN_AGAIN
+  :: atomic { round > 1 && inc == 1 && helper == ADMITTED && job_round == round -> printf("reached\n"); assert(false) }
+#endif
+#ifdef REACH_JOINED_ANEW
+  :: atomic { job_inc == 2 && helper == ADMITTED -> printf("reached\n"); assert(false) }
+#endif
+#ifdef REACH_TESTIMONY
+  :: atomic { fenced == inc && beat > hard && verified > 1 && asked == 0 -> printf("reached\n"); assert(false) }
+#endif
+#ifdef REACH_RESET
+  :: atomic { !on && MAY_WRITE -> printf("reached\n"); assert(false) }
+#endif
+#ifdef REACH_GUARD_DIED_CLIMBING
+  :: atomic { on && kill_guard && !open && done < round && round > 1 && MAY_WRITE -> printf("reached\n"); assert(false) }
 #endif
   od
 }

@@ -93,7 +93,7 @@ inline ladder(n) { if :: !KEEPS_RUNNING -> mounted[n] = 0 :: else fi }
 inline join(n) {         /* the next incarnation of this node; it has no belief yet, whatever its predecessor sent */
   inc[n] = next_inc; next_inc++; leases = leases | BIT(inc[n]); live[n] = 1; belief[n] = NONE; mine[n] = 0; stale[n] = 0 }
 inline activate(n) {
-  assert(owner_of[epoch] == 0 || owner_of[epoch] == inc[n]);
+  if :: owner_of[epoch] != 0 && owner_of[epoch] != inc[n] -> printf("two incarnations in one epoch\n"); assert(false) :: else fi;
   owner_of[epoch] = inc[n]; state = ACTIVE; belief[n] = OWNS; mine[n] = epoch; moved() }
 
 proctype Node(byte n) {
@@ -196,7 +196,6 @@ proctype Faults(byte n) {
 }
 
 proctype World() {
-  byte i;
   do
   /* A lease ends: too early, or once its incarnation is no more. */
   :: atomic { faults > 0 && lease_record != 0 -> faults--; lease_record = 0 }
@@ -209,11 +208,18 @@ proctype World() {
      }
   :: atomic { !spec -> spec = 1 }
 #ifdef COLLECT
-  /* Fences are collected: no tenure names the incarnation, its node beats in another one; and then ten minutes later. */
-  :: atomic { i = 1; do :: i < LIVES && !(HAS(fences, i) && HAS(leases, i) && inc[0] != i && inc[1] != i) -> i++ :: else -> break od;
-       if :: i < LIVES -> leases = leases & ~BIT(i) :: else fi; i = 0 }
-  :: atomic { i = 1; do :: i < LIVES && !(HAS(fences, i) && COLLECTABLE(i)) -> i++ :: else -> break od;
-       if :: i < LIVES -> fences = fences & ~BIT(i) :: else fi; i = 0 }
+#ifdef BAD_COLLECTED_AT_ONCE
+#define OUTLIVED(i) true
+#else
+#define OUTLIVED(i) (!HAS(leases, i))
+#endif
+#define LEFT_BEHIND(i) (HAS(fences, i) && inc[0] != i && inc[1] != i && inc[N - 1] != i)
+#define NAMED(i)       (holder == i || HAS(unfenced, i))
+  /* Fences are collected: no tenure names the incarnation, its node beats in another one, and it was so ten minutes ago. */
+  :: atomic { LEFT_BEHIND(1) && HAS(leases, 1) -> leases = leases & ~BIT(1) }
+  :: atomic { LEFT_BEHIND(2) && HAS(leases, 2) -> leases = leases & ~BIT(2) }
+  :: atomic { LEFT_BEHIND(1) && !NAMED(1) && OUTLIVED(1) -> fences = fences & ~BIT(1) }
+  :: atomic { LEFT_BEHIND(2) && !NAMED(2) && OUTLIVED(2) -> fences = fences & ~BIT(2) }
 #endif
   :: atomic { TWO_WRITERS -> printf("two nodes can write\n"); assert(false) }
   :: atomic { LATE_WRITER -> printf("a node can write in an old epoch\n"); assert(false) }
@@ -229,9 +235,6 @@ proctype World() {
 #endif
 #ifdef REACH_RAISED
   :: atomic { HAS(unfenced, 1) && HAS(proven, 1) && dead != 0 && inc[0] == 1 -> printf("reached\n"); assert(false) }
-#endif
-#ifdef REACH_LATE_CLAIM
-  :: atomic { holder == 2 && state == ACTIVE && epoch == 2 && sent[2] == CLAIM -> printf("reached\n"); assert(false) }
 #endif
 #ifdef REACH_COLLECTED
   :: atomic { HAS(dead, 1) && !HAS(fences, 1) && sent[0] == CLAIM && by[0] == 1 -> printf("reached\n"); assert(false) }

@@ -165,8 +165,17 @@ proctype Clock() {
   :: atomic { (LIVE(0) && fenced[inc[0]] || LIVE(1) && fenced[inc[1]]) -> printf("fenced, and its deadline lies ahead\n"); assert(false) }
   :: atomic { LIVE(0) && LIVE(1) -> printf("two machines under one name\n"); assert(false) }
   :: atomic { beat > 1 && !fenced[1] || beat == 2 && inc[0] == 3 && !fenced[3] || beat == 3 && inc[1] == 2 && !fenced[2] -> printf("replaced and not fenced\n"); assert(false) }
-#ifdef REACH
-  :: atomic { REACH -> printf("reached\n"); assert(false) }
+#ifdef REACH_NAME_TAKEN_OVER
+  :: atomic { LIVE(1) -> printf("reached\n"); assert(false) }
+#endif
+#ifdef REACH_REBOOTED
+  :: atomic { inc[0] == 3 && LIVE(0) && fenced[1] -> printf("reached\n"); assert(false) }
+#endif
+#ifdef REACH_RESUMED
+  :: atomic { restarts == 0 && LIVE(0) && inc[0] == 1 -> printf("reached\n"); assert(false) }
+#endif
+#ifdef REACH_PLACEHOLDER_FENCED
+  :: atomic { placeholder && fenced[1] -> printf("reached\n"); assert(false) }
 #endif
   od
 }

@@ -62,10 +62,10 @@ class Found:
         return "holds" if self.complete else "not complete"
 
 
-def run(check: Check, directory: Path, limit: float) -> Found:
-    """Searches depth first for what must hold, and breadth first for what must be found: so the story is a shortest one.
+def run(check: Check, directory: Path, limit: float, depth: int = DEPTH) -> Found:
+    """Searches depth first for what must hold, and breadth first for what must be found: its story is a shortest one.
 
-    directory: where it works, and leaves the trail. limit: seconds. Raises SpinFailed.
+    directory: where it works, and leaves the trail. limit: seconds. depth: steps. Raises SpinFailed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for source in SOURCES.glob("*.pml"):
@@ -75,7 +75,7 @@ def run(check: Check, directory: Path, limit: float) -> Found:
     _call(["spin", "-a", *defines, check.model], directory, 60)
     _call([*_COMPILE, *breadth, "-o", "pan", "pan.c"], directory, 120)
     begun = time.monotonic()
-    out = _call(["nice", "./pan", "-E", f"-m{DEPTH}", "-w24"], directory, limit)
+    out = _call(["nice", "./pan", "-E", f"-m{depth}", "-w24"], directory, limit)
     seconds = time.monotonic() - begun
     errors = int(_first(r"errors: (\d+)", out))
     found = Found(
@@ -108,12 +108,12 @@ def _call(command: list[str], directory: Path, limit: float) -> str:
         raise SpinFailed(f"{' '.join(command)}: not done after {limit:.0f} s") from error
     said = done.stdout + done.stderr
     # spin and pan tell what they found in words; their status says little.
-    if "Error:" in said or (command[0] == "gcc" and done.returncode):
-        raise SpinFailed(f"{' '.join(command)}: {said}")
+    if ("-a" in command and "Error:" in said) or (command[0] == "gcc" and done.returncode):
+        raise SpinFailed(f"{' '.join(command)}: {said[:2000]}")
     return said
 
 
 def _first(pattern: str, text: str) -> str:
     if found := re.search(pattern, text):
         return found[1]
-    raise SpinFailed(f"pan does not say what it has found:\n{text}")
+    raise SpinFailed(f"pan does not say what it has found:\n{text[:2000]}")

@@ -10,12 +10,13 @@ _STEP = re.compile(r"\s*(\d+):\s+proc\s+(\d+) \((\w+):\d+\) (\S+):(\d+) \(state 
 _STARTED = re.compile(r"\s*Starting (\w+) with pid (\d+)")
 _VALUE = re.compile(r"\s+(\S.*?) = (\S+)$")
 _ASSERTION = re.compile(r"text of failed assertion: (.*)$")
-_PRINTED = ("reached", "two nodes", "a node can", "leases/<d>", "fenced, and", "two machines", "replaced and")
+_PRINTED = re.compile(r"\s*([a-z][a-z/<>]*[ ,a-z/<>]*)$")
+"""What a model says before it fails."""
 
 
 @dataclass(frozen=True)
 class Story:
-    """said: what is wrong, or `reached`. lines: one for each step that changed something."""
+    """said: what is wrong, or `reached`. lines: who (the process), where, and what changed, in order."""
 
     said: str
     lines: tuple[str, ...]
@@ -35,17 +36,20 @@ def tell(replay: str) -> Story:
             kinds[kind] += 1
         elif step := _STEP.match(line):
             number, pid, _, file, at, _ = step.groups()
-            if not steps or steps[-1][0] != number or not steps[-1][1].startswith(names.get(pid, "init")):
-                steps.append((number, f"{names.get(pid, 'init'):10} {file}:{at}", []))
+            who = names.get(pid, "init")
+            # What one does without anybody else in between is one line.
+            if not steps or not steps[-1][1].startswith(f"{who} "):
+                steps.append((number, f"{who:10} {file}:{at}", []))
         elif steps and (value := _VALUE.match(line)):
             name, now = value.groups()
-            if values.get(name) != now:
+            # Arrays are shown as a whole: elements that nobody has set are no news.
+            if values.get(name, "0" if "[" in name else "") != now:
                 steps[-1][2].append(f"{name} = {now}")
             values[name] = now
         elif failed := _ASSERTION.search(line):
             assertion = failed[1]
-        elif line.strip().startswith(_PRINTED):
-            said = line.strip()
+        elif printed := _PRINTED.match(line):
+            said = printed[1]
         if "trail ends" in line:
             break
     lines = tuple(f"{number:>4} {who:26} {', '.join(_last(changed))}" for number, who, changed in steps if changed)

@@ -100,13 +100,14 @@ inline arrive(n) {
      :: else
      fi
 #ifdef BAD_REPUT_UNCOMPARED
-  :: sent[n] == REPUT && UNFENCED(by[n]) && !FITS(n) -> lease_record = to_inc[n]
+  :: sent[n] == REPUT && !(FITS(n) && UNFENCED(by[n])) -> lease_record = to_inc[n]
 #endif
   :: else
   fi;
   forget(n) }
 
-inline may_commit(n) { assert(!HAS(dead, by[n])) }
+inline may_commit(n) {
+  if :: HAS(dead, by[n]) -> printf("a fenced incarnation has committed\n"); assert(false) :: else fi }
 
 inline fence(i) { fences = fences | BIT(i); dead = dead | BIT(i) }
 inline prove(i) { fence(i); proven = proven | BIT(i) }
