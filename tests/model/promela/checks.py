@@ -40,7 +40,8 @@ def _reach(name: str, model: str, *defines: str) -> Check:
 
 
 SESSION, GATE, OWNERSHIP, GROUP = "session.pml", "gate.pml", "ownership.pml", "group.pml"
-TWO, BLOCK, SMALL = "N=2", ("N=2", "EXCLUSIVE"), ("ROUNDS=2", "BEATS=2")
+TWO, BLOCK = "N=2", ("N=2", "EXCLUSIVE")
+SMALL, LONG = ("ROUNDS=2", "BEATS=2"), ("DEATHS=0",)
 
 DESIGNED = (
     _holds(
@@ -146,21 +147,16 @@ BAD = (
         "DEATHS=0",
     ),
     _bad(
-        "left until looked at",
-        "closed, before a round is begun, is taken for clean",
+        "verified is a word of its own",
+        "closed, and no round begun, is taken for clean; the guard dies there",
         GATE,
-        "BAD_LEFT_NOT_MARKED",
+        "BAD_LEFT_STANDS_FOR_VERIFIED",
         *SMALL,
     ),
-    _bad(
-        "testimony about a heartbeat that is over",
-        "the heartbeat read is young enough to open the gate",
-        GATE,
-        "BAD_TESTIFY_ON_A_YOUNG_BEAT",
-        *SMALL,
-        quick=True,
-    ),
-    _bad("testimony compares the heartbeat", "it is not compared", GATE, "BAD_TESTIFY_UNCOMPARED", *SMALL),
+    _bad("an oath is kept", "the gate opens after a sworn round", GATE, "BAD_OPENS_AFTER_THE_OATH", *SMALL, quick=True),
+    _bad("opens on a newer heartbeat", "any that is young is enough", GATE, "BAD_OPENS_ON_AN_OLD_BEAT", *LONG),
+    _bad("a round begins when it is on the page", "as of the look before", GATE, "BAD_BEGAN_WHEN_LOOKED", *LONG),
+    _bad("testimony compares the heartbeat", "it is not compared", GATE, "BAD_TESTIFY_UNCOMPARED", *LONG),
     _bad("armed", "no reset, yet silence is believed", GATE, "BAD_NO_RESET", *SMALL),
     _bad(
         "leases prove nothing",

@@ -18,14 +18,17 @@
 
 /* The page: fields of the agent, then of the guard (agent/guard/page.py). */
 byte sent = 1, asked, open_for;
-bool open;
-byte round = 1, done, left;
+bool open, verified;
+byte round = 1, began, done, sworn;
+#ifdef BAD_LEFT_STANDS_FOR_VERIFIED
+byte remains;
+#endif
 /* Files: the ladder's record, and the incarnation in the agent's session.json. */
 byte record_round, record_inc, saved = 1;
-/* etcd: the newest heartbeat and its incarnation; the newest incarnation whose fence proves that it has stopped. */
-byte beat = 1, beat_inc = 1, fenced;
+/* The newest heartbeat that was sent; in etcd: the newest heartbeat and its incarnation; the newest incarnation whose fence proves that it has stopped. */
+byte issued = 1, beat = 1, beat_inc = 1, fenced;
 /* The agent's incarnation; the newest round that ended with nothing left. */
-byte inc = 1, verified;
+byte inc = 1, cleared;
 byte soft, hard, deaths = DEATHS;
 bool on = true, kill_guard, testify;
 /* The helper. */
@@ -39,15 +42,21 @@ byte helper, job_round, job_inc;
 bool child;              /* a program that the helper has started: inside, too, and may outlive it */
 
 #define PASSED(b)  (b <= soft)
-#define CLEAN      (!open && done == round && left == 0)
+#ifdef BAD_LEFT_STANDS_FOR_VERIFIED  /* closed and no round begun is clean: a guard may die between the two */
+#define VERIFIED   (remains == 0)
+#else
+#define VERIFIED   verified
+#endif
+#define CLEAN      (!open && done == round && VERIFIED)
 #define EMPTY      (!child && (helper < INSIDE || helper == OUTSIDE))
 #define MAY_WRITE  (helper == ADMITTED || child)
 
 proctype Agent() {
   byte r;
   do
-  /* A heartbeat is committed; it is answered later, or never. */
-  :: atomic { on && beat < BEATS && fenced < inc && beat_inc == inc -> beat++ }
+  /* A heartbeat is sent; committed; and answered, each some time later or never. */
+  :: atomic { on && issued == beat && issued < BEATS && fenced < inc && beat_inc == inc -> issued++ }
+  :: atomic { on && issued > beat && fenced < inc && beat_inc == inc -> beat = issued }
   :: atomic { on && sent < beat && fenced < inc && beat_inc == inc -> sent = beat }
   /* It has lapsed or ended, or was started again: close the gate, whatever the deadline. */
   :: on && round < ROUNDS && asked <= done -> open_for = 0; r = round; asked = r + 1; r = 0
@@ -55,9 +64,9 @@ proctype Agent() {
   :: on && open_for == 0 && CLEAN && done >= asked ->
      if
      :: atomic { !PASSED(sent) && fenced < inc && beat_inc == inc -> r = round }; open_for = r; r = 0
-     :: beat < BEATS && asked > 0 ->                       /* join anew; the fence says `stopped` */
+     :: issued < BEATS && asked > 0 ->                       /* join anew; the fence says `stopped` */
         saved = inc + 1;
-        atomic { if :: fenced < inc -> fenced = inc :: else fi; inc++; beat++; beat_inc = inc };
+        atomic { if :: fenced < inc -> fenced = inc :: else fi; inc++; issued++; beat = issued; beat_inc = inc };
         sent = beat
      fi
   :: atomic { on && open && fenced < inc && helper == IDLE && !child -> job_round = round; job_inc = inc; helper = GIVEN }
@@ -81,21 +90,24 @@ proctype Helper() {
   :: atomic { on && helper == ADMITTED && !child -> child = 1 }
   :: atomic { on && MAY_WRITE ->
        if :: job_inc <= fenced -> printf("writes, and its fence says that it has stopped\n"); assert(false) :: else fi;
-       if :: job_round < verified -> printf("writes, decided on before the ladder\n"); assert(false) :: else fi }
+       if :: job_round < cleared -> printf("writes, decided on before the ladder\n"); assert(false) :: else fi }
   /* It ends: done, refused or killed. */
   :: atomic { on && child -> child = 0; if :: helper == IDLE -> job_round = 0; job_inc = 0 :: else fi }
   :: atomic { on && helper != IDLE -> helper = IDLE; if :: !child -> job_round = 0; job_inc = 0 :: else fi }
   od
 }
 
-/* Page.begin_round.  A page that is closed and has no round begun says that nothing is left: so that is taken back first,
-   lest a guard that dies here leaves its successor nothing to do. */
+/* Page.begin_round.  The time is read after the round is on the page: whoever found the round before on it has read a
+   heartbeat that was sent before that time. */
 inline begin_round() {
-#ifndef BAD_LEFT_NOT_MARKED
-  if :: done >= round -> left = 1 :: else fi;
-#endif
   open = 0;
-  if :: done >= round -> round++ :: else fi
+#ifdef BAD_BEGAN_WHEN_LOOKED
+  began = looked;
+#endif
+  if :: done >= round -> round++ :: else fi;
+#ifndef BAD_BEGAN_WHEN_LOOKED
+  began = issued
+#endif
 }
 
 /* Sends SIGKILL to all inside, again and again, until the cgroup is empty or time is up. */
@@ -118,38 +130,63 @@ inline kill_until_empty() {
 #endif
 }
 
-#define MUST_CLIMB(passed, a) (open && passed || a > round || !open && (done < round || left > 0))
+#ifdef BAD_OPENS_ON_AN_OLD_BEAT
+#define MAY_OPEN(passed, w, s) (!open && w == round && !passed)
+#else
+#define MAY_OPEN(passed, w, s) (!open && w == round && !passed && s > began)
+#endif
+#ifdef BAD_OPENS_AFTER_THE_OATH
+#define SWORN false
+#else
+#define SWORN (sworn == round)
+#endif
+#define MUST_CLIMB(passed, a) (open && passed || a > round || !open && (done < round || !VERIFIED))
+#define MAY_SWEAR (CLEAN && sworn != round)
 
+/* agent/guard/duty.py and main.py. */
 proctype Guard() {
-  byte asks, wants, l;
+  byte asks, wants, heard, l;
   bool passed;
 #ifdef BAD_ONE_PASS
   bool listed;
+#endif
+#ifdef BAD_BEGAN_WHEN_LOOKED
+  byte looked;
 #endif
 start:
   {
     do
     /* A look at the page; what is done about it comes later. */
-    :: atomic { on && (MUST_CLIMB(PASSED(sent), asked) || !open && open_for == round && !PASSED(sent)) ->
-                passed = PASSED(sent); asks = asked; wants = open_for };
+    :: atomic { on && (MUST_CLIMB(PASSED(sent), asked) || MAY_OPEN(PASSED(sent), open_for, sent) || MAY_SWEAR) ->
+                passed = PASSED(sent); asks = asked; wants = open_for; heard = sent;
+#ifdef BAD_BEGAN_WHEN_LOOKED
+                looked = issued
+#endif
+              };
        if
-       :: MUST_CLIMB(passed, asks) && (round < ROUNDS || done < round) ->
+       :: MUST_CLIMB(passed, asks) || MAY_OPEN(passed, wants, heard) && SWORN ->
+          if :: round >= ROUNDS && done >= round -> goto spent :: else fi;
 #ifdef BAD_KILL_BEFORE_CLOSE
           kill_until_empty(); begin_round();
 #else
           begin_round(); kill_until_empty();
 #endif
           atomic { record_round = round; record_inc = saved };
-          left = l;
-          atomic { done = round; if :: l == 0 -> verified = round :: else fi };
-          if :: l == 0 -> testify = 1 :: true fi             /* the agent seems to be dead; or it does not */
-       :: MUST_CLIMB(passed, asks) && round >= ROUNDS && done >= round -> goto spent
-       :: else ->
-          if :: !open && wants == round && !passed -> open = 1 :: else fi
+#ifdef BAD_LEFT_STANDS_FOR_VERIFIED
+          remains = l;
+#endif
+          verified = (l == 0);
+          atomic { done = round; if :: l == 0 -> cleared = round :: else fi }
+       :: MAY_SWEAR && !MUST_CLIMB(passed, asks) ->                /* the agent seems to be dead */
+          sworn = round; testify = 1
+       :: MAY_OPEN(passed, wants, heard) && !SWORN && !MUST_CLIMB(passed, asks) ->
+          verified = 0;
+          open = 1
+       :: else
        fi;
-       atomic { asks = 0; wants = 0; l = 0; passed = 0 }
+       atomic { asks = 0; wants = 0; heard = 0; l = 0; passed = 0 }
     od
-  } unless { atomic { kill_guard -> kill_guard = 0; asks = 0; wants = 0; l = 0; passed = 0 } };
+  } unless { atomic { kill_guard -> kill_guard = 0; asks = 0; wants = 0; heard = 0; l = 0; passed = 0 } };
   goto start;
 spent:
   skip
@@ -161,11 +198,7 @@ proctype Testify() {
   do
   :: atomic { on && testify -> testify = 0; b = beat; i = beat_inc };
      if
-#ifdef BAD_TESTIFY_ON_A_YOUNG_BEAT
-     :: atomic { CLEAN && record_round == round && record_inc == i } ->
-#else
-     :: atomic { CLEAN && record_round == round && record_inc == i && PASSED(b) } ->
-#endif
+     :: atomic { CLEAN && record_round == round && sworn == round && record_inc == i } ->
 #ifdef BAD_TESTIFY_UNCOMPARED
         atomic { if :: on && fenced < i -> fenced = i :: else fi }
 #else
@@ -184,7 +217,7 @@ proctype World() {
 #ifdef BAD_NO_RESET
   :: atomic { on && hard < soft -> hard++ }
 #else
-  :: atomic { on && hard < soft -> hard++; if :: sent <= hard && !CLEAN -> on = 0 :: else fi }
+  :: atomic { on && hard < soft -> hard++; if :: sent <= hard && !verified -> on = 0 :: else fi }
 #endif
   :: atomic { on && beat <= hard && fenced < beat_inc -> fenced = beat_inc }       /* silence of an armed incarnation */
   :: atomic { on && deaths > 0 && !kill_guard -> deaths--; kill_guard = 1 }
@@ -196,7 +229,7 @@ proctype World() {
   :: atomic { job_inc == 2 && helper == ADMITTED -> printf("reached\n"); assert(false) }
 #endif
 #ifdef REACH_TESTIMONY
-  :: atomic { fenced == inc && beat > hard && verified > 1 && asked == 0 -> printf("reached\n"); assert(false) }
+  :: atomic { fenced == inc && beat > hard && cleared > 1 && asked == 0 -> printf("reached\n"); assert(false) }
 #endif
 #ifdef REACH_RESET
   :: atomic { !on && MAY_WRITE -> printf("reached\n"); assert(false) }
