@@ -237,12 +237,12 @@ BAD = (
     _bad(
         "the rule of life (block)", "a restarted agent does not touch", OWNERSHIP, *BLOCK, "BAD_NO_TOUCH_AFTER_RESTART"
     ),
-    _bad("all or none", "a transaction on two writes what it can", GROUP, "BAD_NOT_ALL_OR_NONE", quick=True),
+    _bad("all or none", "a transaction on two writes what it can", GROUP, "BAD_NOT_ALL_OR_NONE"),
     _bad("one claim for all", "each dataset is claimed by itself", GROUP, "BAD_ONE_BY_ONE"),
     _bad(
         "the whole unit is compared", "only what is written is compared", GROUP, "BAD_ONLY_WRITTEN_COMPARED", quick=True
     ),
-    _bad("both are compared", "the first of the unit stands for all", GROUP, "BAD_FIRST_COMPARED"),
+    _bad("both are compared", "the first of the unit stands for all", GROUP, "BAD_FIRST_COMPARED", quick=True),
 )
 
 REACHED = (
