@@ -29,6 +29,7 @@ def tell(replay: str) -> Story:
     steps: list[tuple[str, str, list[str]]] = []
     values: dict[str, str] = {}
     said, assertion = "", ""
+    number, who, file, at = "", "", "", ""
     for line in replay.splitlines():
         if started := _STARTED.match(line):
             kind, pid = started.groups()
@@ -37,13 +38,15 @@ def tell(replay: str) -> Story:
         elif step := _STEP.match(line):
             number, pid, _, file, at, _ = step.groups()
             who = names.get(pid, "init")
-            # What one does without anybody else in between is one line.
+            # What one does without anybody else in between is one line, until it changes something again.
             if not steps or not steps[-1][1].startswith(f"{who} "):
                 steps.append((number, f"{who:10} {file}:{at}", []))
         elif steps and (value := _VALUE.match(line)):
             name, now = value.groups()
             # Arrays are shown as a whole: elements that nobody has set are no news.
             if values.get(name, "0" if "[" in name else "") != now:
+                if any(change.startswith(f"{name} = ") for change in steps[-1][2]):
+                    steps.append((number, f"{who:10} {file}:{at}", []))
                 steps[-1][2].append(f"{name} = {now}")
             values[name] = now
         elif failed := _ASSERTION.search(line):
@@ -52,10 +55,5 @@ def tell(replay: str) -> Story:
             said = printed[1]
         if "trail ends" in line:
             break
-    lines = tuple(f"{number:>4} {who:26} {', '.join(_last(changed))}" for number, who, changed in steps if changed)
+    lines = tuple(f"{number:>4} {who:26} {', '.join(changed)}" for number, who, changed in steps if changed)
     return Story(said or assertion or "assertion violated", lines)
-
-
-def _last(changes: list[str]) -> list[str]:
-    """Of what changed more than once in a step, the last."""
-    return list({change.partition(" = ")[0]: change for change in changes}.values())
