@@ -133,7 +133,6 @@ BAD = (
         GATE,
         "BAD_CHECK_BEFORE_ENTER",
         *SMALL,
-        quick=True,
     ),
     _bad("close, then kill", "the guard kills, then closes", GATE, "BAD_KILL_BEFORE_CLOSE", *SMALL),
     _bad("kill until empty", "one pass over those that are listed", GATE, "BAD_ONE_PASS", *SMALL),
@@ -239,9 +238,7 @@ BAD = (
     ),
     _bad("all or none", "a transaction on two writes what it can", GROUP, "BAD_NOT_ALL_OR_NONE"),
     _bad("one claim for all", "each dataset is claimed by itself", GROUP, "BAD_ONE_BY_ONE"),
-    _bad(
-        "the whole unit is compared", "only what is written is compared", GROUP, "BAD_ONLY_WRITTEN_COMPARED", quick=True
-    ),
+    _bad("the whole unit is compared", "only what is written is compared", GROUP, "BAD_ONLY_WRITTEN_COMPARED"),
     _bad("both are compared", "the first of the unit stands for all", GROUP, "BAD_FIRST_COMPARED", quick=True),
 )
 
