@@ -3,16 +3,20 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-all unit lint proto bench-move bench-failover bench-idle clean
+.PHONY: setup demo test test-all unit model lint proto bench-move bench-failover bench-idle clean
 
 setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
 test: setup
 	$(BIN)/pytest tests/unit -n 2
+	$(BIN)/pytest tests/model -n 2
 	$(BIN)/pytest tests/contract -n 2 --dist loadfile --timeout 240 -m 'not long'
 	$(BIN)/pytest tests/cluster -n 2 --dist loadfile --timeout 240
-test-all: test ; $(BIN)/pytest tests/contract -m long
+test-all: test
+	$(BIN)/pytest tests/contract -m long
+	$(BIN)/python -m tests.model.promela
 unit: setup ; $(BIN)/pytest tests/unit -n 2
+model: setup ; $(BIN)/python -m tests.model.promela
 lint: setup
 	$(BIN)/ruff check agent coordinator tests bench tools
 	$(BIN)/ruff format --check agent coordinator tests bench tools

@@ -4,7 +4,7 @@
     open     D_soft has passed                       Climb
     open     the agent asks for a round              Climb
     closed   a round was begun and not ended         Climb: an earlier guard died in it
-    closed   the last round has left something       Climb again
+    closed   it is not verified that nothing is left Climb again
     closed   the agent asks for a round              Climb
     closed   clean, not sworn yet, the agent is gone Swear
     closed   clean, and the agent asks to open it    Open, if D_soft lies ahead, counted from after the round's begin
@@ -60,8 +60,8 @@ def duty(seen: Seen, now: Instant) -> Duty:
         return Stand()
     if seen.climbing:
         return Climb("nothing here may write before it is certain that nothing does")
-    if seen.left:
-        return Climb("something was left")
+    if not seen.verified:
+        return Climb("it is not certain that nothing was left")
     if seen.sworn != seen.round and agent_is_gone(seen, now):
         return Swear()
     if seen.open_for != seen.round or passed or seen.sent.boot <= seen.began:

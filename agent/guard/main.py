@@ -91,7 +91,7 @@ class Guard:
                 self._page.swear()
                 self._testify()
             case Climb(reason) if seen.open or now.raw >= self._next:
-                self._page.begin_round(now)
+                self._page.begin_round(read_clock)
                 self._climbing = threading.Thread(target=self._climb, args=(reason,), daemon=True)
                 self._climbing.start()
             case Climb() | Stand():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -82,8 +83,9 @@ class Seen:
 
     @property
     def clean(self) -> bool:
-        """Verified: nothing of this node writes, and nothing can begin to."""
-        return not self.open and not self.climbing and self.left == 0
+        """Nothing of this node writes, and nothing can begin to. Not so where a guard died after it had closed the gate
+        and before it had begun the round, though what the round before has `left` may be nothing."""
+        return not self.open and not self.climbing and self.verified
 
 
 class Page:
@@ -155,12 +157,13 @@ class Page:
         self._numbers[Field.VERIFIED] = 0
         self._numbers[Field.OPEN] = 1
 
-    def begin_round(self, now: Instant) -> None:
-        """The gate is closed first."""
+    def begin_round(self, clock: Callable[[], Instant]) -> None:
+        """The gate is closed first; the clock is read last: who still finds the earlier round on the page has read a
+        heartbeat that was sent before this one began."""
         self._numbers[Field.OPEN] = 0
-        self._times[Field.BEGAN] = now.boot
         if self._numbers[Field.DONE] >= self._numbers[Field.ROUND]:
             self._numbers[Field.ROUND] += 1
+        self._times[Field.BEGAN] = clock().boot
 
     def swear(self) -> None:
         """That the last round has left nothing; before anybody is told."""

@@ -57,7 +57,7 @@ class Gate:
         self._page.open()
 
     def close(self) -> None:
-        self._page.begin_round(read_clock())
+        self._page.begin_round(read_clock)
         self._page.end_round(0)
 
 

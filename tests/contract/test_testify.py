@@ -100,7 +100,7 @@ async def test_nothing_is_said_while_something_is_left_or_the_gate_is_open(stopp
 
 
 async def test_nothing_is_said_once_another_round_has_begun_or_for_a_round_that_is_not_sworn(stopped: Stopped) -> None:
-    stopped.page.begin_round(read_clock())
+    stopped.page.begin_round(read_clock)
     assert not await stopped.says()
     stopped.page.end_round(0)
     replace(STOPPED, round=2).save(stopped.files.record)

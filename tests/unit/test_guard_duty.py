@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drover.agent.guard.duty import Climb, Open, Stand, Swear, agent_is_gone, duty, is_late
-from drover.agent.guard.page import Seen
+from drover.agent.guard.page import Page, Seen
 from drover.coordinator.protocol.clock import Instant
 
 SENT = Instant(1000.0, 500.0)
@@ -57,8 +58,32 @@ def test_a_round_that_an_earlier_guard_did_not_end_is_run_again() -> None:
     assert isinstance(duty(replace(CLOSED, round=2), after(0)), Climb)
 
 
+def test_a_guard_that_died_between_closing_the_gate_and_beginning_a_round_leaves_one_to_be_run() -> None:
+    died = replace(CLOSED, verified=False)  # as `open` has left it; the round before that had left nothing
+    assert not died.clean
+    assert isinstance(duty(died, after(0)), Climb)
+    assert isinstance(duty(died, after(100)), Climb)
+
+
+def test_a_round_begins_after_it_is_on_the_page_so_that_an_oath_about_the_one_before_names_an_older_heartbeat(
+    tmp_path: Path,
+) -> None:
+    found: list[Seen] = []
+
+    def clock() -> Instant:
+        found.append(page.seen())
+        return Instant(7.0, 7.0)
+
+    with Page(tmp_path / "gate") as page:
+        page.end_round(0)
+        page.open()
+        page.begin_round(clock)
+        assert page.seen().began == 7.0
+    assert (found[0].open, found[0].round) == (False, 2)
+
+
 def test_what_was_left_is_gone_for_again_and_the_gate_stays_closed() -> None:
-    assert isinstance(duty(replace(CLOSED, left=1, open_for=1), after(0)), Climb)
+    assert isinstance(duty(replace(CLOSED, left=1, verified=False, open_for=1), after(0)), Climb)
 
 
 def test_the_gate_opens_when_it_is_clean_and_asked_for_and_the_deadline_lies_ahead() -> None:
@@ -105,7 +130,7 @@ def test_when_the_agent_is_gone_the_cluster_is_told_once_that_nothing_is_left() 
     assert duty(CLOSED, after(4.6)) == Swear()
     assert duty(replace(CLOSED, sworn=1), after(4.6)) == Stand()
     assert duty(replace(CLOSED, agent_seen=1004.4), after(4.6)) == Stand()
-    assert isinstance(duty(replace(CLOSED, left=1), after(4.6)), Climb)
+    assert isinstance(duty(replace(CLOSED, left=1, verified=False), after(4.6)), Climb)
 
 
 def test_an_agent_that_only_is_cut_off_is_not_gone() -> None:

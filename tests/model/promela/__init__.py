@@ -1,0 +1,1 @@
+"""The protocol in Promela, and what runs spin on it. See README.md."""
