@@ -1,0 +1,96 @@
+"""Runs at the start of each agent and helper of an arena, before anything else: gives it another clock, storage that
+protects nothing, or a fault that the checker must find. `CHAOS_CHANGES` names the file that says what.
+
+    skew     {"node-a": 1.004}: how fast a node's clocks run, from `base` on (CLOCK_MONOTONIC_RAW)
+    jumps    a directory: `jump-<node>` there says how far its CLOCK_BOOTTIME is ahead, in seconds
+    blind    true: a node sees only its own devices, and cuts off nobody else's: as if each had a kernel of its own
+    mutant   a name below
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import drover.coordinator.clock
+from drover.coordinator.protocol.clock import Instant
+
+
+def _clock(skew: float, base: float, jumps: Path) -> Callable[[], Instant]:
+    ahead = os.open(jumps, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def read_clock() -> Instant:
+        boot, raw = time.clock_gettime(time.CLOCK_BOOTTIME), time.clock_gettime(time.CLOCK_MONOTONIC_RAW)
+        jumped = os.pread(ahead, 32, 0)
+        slow = (raw - base) * (skew - 1)
+        return Instant(boot=boot + slow + (float(jumped) if jumped else 0.0), raw=raw + slow)
+
+    return read_clock
+
+
+def _blind_storage() -> None:
+    from drover.agent.storage import loopback_io, loopdev
+    from drover.agent.storage.loopback_place import Place
+
+    def own(at: Place, image: int) -> loopdev.Loop | None:
+        loops = loopback_io.ours(at)
+        return loops[0] if loops else None
+
+    vars(loopback_io).update(_attached=own, _lock=lambda at, image: None, sever=lambda place, token: None)
+
+
+def _waits_too_short() -> None:
+    """An observer that waits for less than D_hard."""
+    from drover.coordinator.protocol.observer import Watched
+
+    Watched.wait = property(lambda self: 0.3 * self.heartbeat.d_hard)  # type: ignore[assignment, method-assign]
+
+
+def _never_stops() -> None:
+    """A node that goes on when its deadline has passed, and says that it has stopped."""
+    from drover.agent import ladder
+
+    vars(ladder)["run_ladder"] = lambda *parts: []
+
+
+def _unmounts_lazily() -> None:
+    """A node whose fence is `umount -l`: nobody can open the files any more, and who has them open writes on."""
+    from drover.agent import ladder
+    from drover.agent.storage import mounts
+
+    def run_ladder(*parts: Any) -> list[str]:
+        for mount in reversed(mounts.table()):
+            if mount.source.startswith("/dev/loop"):
+                with suppress(OSError):
+                    mounts.unmount(mount.path, mounts.MNT_DETACH)
+        return []
+
+    vars(ladder)["run_ladder"] = run_ladder
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    "waits too short": _waits_too_short,
+    "never stops": _never_stops,
+    "unmounts lazily": _unmounts_lazily,
+}
+
+
+def _main() -> None:
+    told = json.loads(Path(os.environ["CHAOS_CHANGES"]).read_text())
+    node = socket.gethostname()
+    skew = float(told.get("skew", {}).get(node, 1.0))
+    drover.coordinator.clock.read_clock = _clock(skew, told.get("base", 0.0), Path(told["jumps"], f"jump-{node}"))
+    if told.get("blind"):
+        _blind_storage()
+    if mutant := MUTANTS.get(told.get("mutant", "")):
+        mutant()
+
+
+if "CHAOS_CHANGES" in os.environ:
+    _main()
