@@ -74,10 +74,15 @@ def _others(stage: Stage, act: Act) -> str:
     return nodes[act.other % len(nodes)]
 
 
+def _put(stage: Stage, key: str, value: str) -> None:
+    """Raises NotPossible where etcd does not answer now: nobody waits for it while other faults are due."""
+    if not stage.arena.put(key, value):
+        raise NotPossible("etcd did not answer")
+
+
 @contextmanager
 def _move(stage: Stage, act: Act, dataset: str) -> Iterator[None]:
-    if not stage.arena.put(f"desired/{dataset}", _others(stage, act)):
-        raise NotPossible("etcd did not answer")
+    _put(stage, f"desired/{dataset}", _others(stage, act))
     yield
 
 
@@ -215,24 +220,23 @@ def _slow_disks(stage: Stage, act: Act, name: str) -> Iterator[None]:
 def _flap(stage: Stage, act: Act, dataset: str) -> Iterator[None]:
     nodes = stage.arena.playground.nodes
     for turn in range(12):
-        if not stage.arena.put(f"desired/{dataset}", nodes[(act.other + turn * 7) % len(nodes)]):
-            raise NotPossible("etcd did not answer")
+        _put(stage, f"desired/{dataset}", nodes[(act.other + turn * 7) % len(nodes)])
     yield
 
 
 @contextmanager
 def _nonsense(stage: Stage, act: Act, node: str) -> Iterator[None]:
     for key, value in NONSENSE:
-        stage.arena.put(key, value)
-    stage.arena.put(f"desired/{stage.dataset(act)}", ("nobody", "node a", "\n", "")[act.other % 4])
+        _put(stage, key, value)
+    _put(stage, f"desired/{stage.dataset(act)}", ("nobody", "node a", "\n", "")[act.other % 4])
     yield
 
 
 @contextmanager
 def _made_and_deleted(stage: Stage, act: Act, node: str) -> Iterator[None]:
     spec = {"backend": "loopback", "size": "32MiB", "fs": "ext4", "failover": "any", "reclaim": "delete"}
-    stage.arena.put("datasets/passing", json.dumps(spec))
-    stage.arena.put("desired/passing", node)
+    _put(stage, "datasets/passing", json.dumps(spec))
+    _put(stage, "desired/passing", node)
     yield
     stage.arena.delete("datasets/passing")
 

@@ -140,7 +140,7 @@ class Chaos:
         start = now()
         ending: list[tuple[float, int, Act, str, float, AbstractContextManager[None]]] = []
         for number, act in enumerate(self._plan.acts):
-            while ending and ending[0][0] <= act.at:
+            while ending and ending[0][0] <= max(act.at, now() - start):
                 self._end(start, heapq.heappop(ending), lines)
             _sleep_until(start + act.at)
             self._begin(stage, act, number, start, ending, lines)
@@ -160,7 +160,7 @@ class Chaos:
         except (CliError, OSError, AssertionError) as error:
             self._note(lines, Fault(act.kind.name, target, began, now(), f"not done: {error}"))
             return
-        heapq.heappush(ending, (act.at + act.seconds, number, act, target, began, nemesis))
+        heapq.heappush(ending, (now() - start + act.seconds, number, act, target, began, nemesis))
 
     def _end(
         self, start: float, one: tuple[float, int, Act, str, float, AbstractContextManager[None]], lines: Lines
