@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-all unit lint proto bench-move bench-failover bench-idle clean
+.PHONY: setup demo test test-all chaos unit lint proto bench-move bench-failover bench-idle clean
 
 setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
@@ -11,7 +11,15 @@ test: setup
 	$(BIN)/pytest tests/unit -n 2
 	$(BIN)/pytest tests/contract -n 2 --dist loadfile --timeout 240 -m 'not long'
 	$(BIN)/pytest tests/cluster -n 2 --dist loadfile --timeout 240
-test-all: test ; $(BIN)/pytest tests/contract -m long
+test-all: test
+	$(BIN)/pytest tests/contract -m long
+	$(BIN)/python -m tests.chaos run --minutes 5
+	$(BIN)/python -m tests.chaos mutants
+# One number repeats a run: make chaos MINUTES=60 SEED=7
+MINUTES ?= 5
+chaos: setup
+	$(BIN)/python -m tests.chaos run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos mutants
 unit: setup ; $(BIN)/pytest tests/unit -n 2
 lint: setup
 	$(BIN)/ruff check agent coordinator tests bench tools

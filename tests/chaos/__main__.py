@@ -1,6 +1,6 @@
 """`python -m tests.chaos`: run, check and repeat. `make chaos` is `run`, then `mutants`.
 
-    run [--minutes 5] [--seed N] [--nodes 3..5] [--blind] [--only FAULT ...]
+    run [--minutes 5] [--seed N] [--nodes 3..5] [--blind] [--only FAULT ...] [--without FAULT ...]
     check DIR...      what a kept history says now
     mutants [NAME]    builds with a known fault, each of which must be caught
     plan --seed N     what a run would do
@@ -24,6 +24,8 @@ from tests.chaos.verdict import Violation
 
 KEPT = Path(__file__).parents[2] / ".cache" / "chaos"
 _STORIES = 3
+_TRIES = 3
+"""Runs in which a built-in fault must show: some need a moment that a busy machine misses."""
 
 
 def main() -> int:
@@ -32,7 +34,7 @@ def main() -> int:
         case "check":
             return max(_judge(directory) for directory in arguments.histories)
         case "plan":
-            for act in schedule.make(arguments.seed, arguments.minutes * 60, arguments.blind, arguments.only):
+            for act in _schedule(arguments):
                 _say(f"{act.at:7.1f}  {act.kind.name}, {act.role} {act.number}, {act.seconds} s")
             return 0
         case "mutants":
@@ -44,13 +46,18 @@ def _run(arguments: argparse.Namespace) -> int:
     seed = arguments.seed
     seconds = arguments.minutes * 60
     nodes = arguments.nodes or 3 + seed % 3
-    acts = schedule.make(seed, seconds, arguments.blind, arguments.only)
+    acts = _schedule(arguments)
     plan = Plan(
         seed, acts, seconds, nodes, "default", arguments.blind, skew=skew(seed, nodes) if arguments.skew else {}
     )
     _say(f"seed {seed}: {nodes} nodes, {arguments.minutes:g} minutes, {len(acts)} faults and moves")
     directory = Chaos(plan, _directory(f"{seed}"), _say).run()
     return _judge(directory)
+
+
+def _schedule(arguments: argparse.Namespace) -> list[schedule.Act]:
+    seconds = arguments.minutes * 60
+    return schedule.make(arguments.seed, seconds, arguments.blind, arguments.only, arguments.without)
 
 
 def _mutants(names: list[str]) -> int:
@@ -60,13 +67,18 @@ def _mutants(names: list[str]) -> int:
         if names and mutant.name not in names:
             continue
         _say(f"--- {mutant.name}: must break {' or '.join(repr(rule) for rule in mutant.breaks)}")
-        violations = check(load(Chaos(mutant.plan, _directory(f"mutant-{mutant.name}"), _say).run()))
-        caught = sorted({violation.rule for violation in violations})
-        _say(f"    caught by {caught}" if set(caught) & mutant.breaks else f"    NOT CAUGHT; found {caught}")
-        if not set(caught) & mutant.breaks:
+        if not any(_caught(mutant) for _ in range(_TRIES)):
             missed.append(mutant.name)
     _say(f"not caught: {', '.join(missed)}" if missed else "every fault that was built in was caught")
     return 1 if missed else 0
+
+
+def _caught(mutant: directed.Mutant) -> bool:
+    violations = check(load(Chaos(mutant.plan, _directory(f"mutant-{mutant.name}"), _say).run()))
+    found = sorted({violation.rule for violation in violations})
+    caught = bool(set(found) & mutant.breaks)
+    _say(f"    {'caught' if caught else 'NOT CAUGHT'}; broken promises that were found: {found}")
+    return caught
 
 
 def _judge(directory: Path) -> int:
@@ -106,6 +118,7 @@ def _arguments() -> argparse.Namespace:
         verb.add_argument("--blind", action="store_true", help="storage protects nothing")
         verb.add_argument("--skew", action=argparse.BooleanOptionalAction, default=True, help="clocks run differently")
         verb.add_argument("--only", nargs="*", default=[], metavar="FAULT")
+        verb.add_argument("--without", nargs="*", default=[], metavar="FAULT")
     verbs.add_parser("check").add_argument("histories", type=Path, nargs="+", metavar="DIR")
     verbs.add_parser("mutants").add_argument("names", nargs="*", metavar="NAME")
     return parser.parse_args()

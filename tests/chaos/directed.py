@@ -35,6 +35,11 @@ def _plan(acts: Sequence[Act], seconds: float, mutant: str = "", how: str = writ
 
 CUT_OFF = (_act(1.0, "cut off from etcd", 0, 9.0),)
 """The owner of the first dataset hears nothing of etcd, and its writer could go on."""
+LATE_ANSWERS = (
+    Act(1.0, _BY_NAME["answers of etcd lost"], Role.ALL, 0, 0, 2.4),
+    _act(3.65, "cut off from etcd", 0, 9.0),
+)
+"""The owner's heartbeat commits, and it learns so 2.4 s later; then nothing more gets through."""
 POWER_CUTS = (_act(2.0, "power cut", 0, 2.0), _act(10.0, "power cut", 1, 2.0))
 
 MUTANTS = (
@@ -51,6 +56,11 @@ MUTANTS = (
     Mutant(
         "unmounts lazily",
         _plan(CUT_OFF, 12, "unmounts lazily"),
+        frozenset({check_records.TWO_WRITERS, check_time.IN_TIME, check_time.SECTORS}),
+    ),
+    Mutant(
+        "counts from the answer",
+        _plan(LATE_ANSWERS, 13, "counts from the answer"),
         frozenset({check_records.TWO_WRITERS, check_time.IN_TIME, check_time.SECTORS}),
     ),
     Mutant(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -114,6 +116,25 @@ def _stop_agent(stage: Stage, act: Act, node: str) -> Iterator[None]:
     yield
     with suppress(NotPossible):
         stage.arena.playground.thaw_agent(node)
+
+
+def _guard(first: signal.Signals, last: signal.Signals | None = None) -> Nemesis:
+    @contextmanager
+    def signalled(stage: Stage, act: Act, node: str) -> Iterator[None]:
+        pid = stage.arena.guard(node)
+        if pid is None:
+            raise NotPossible(f"the guard of {node} does not run")
+        handle = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(handle, first)
+            yield
+            if last is not None:
+                with suppress(ProcessLookupError):  # the agent has killed what does not answer
+                    signal.pidfd_send_signal(handle, last)
+        finally:
+            os.close(handle)
+
+    return signalled
 
 
 def _freeze(whole: bool) -> Nemesis:
@@ -247,6 +268,8 @@ NEMESES: dict[str, Nemesis] = {
     "power cut, etcd leader too": _power_cut_with_leader,
     "agent killed": _kill_agent,
     "agent stopped": _stop_agent,
+    "guard killed": _guard(signal.SIGKILL),
+    "guard stopped": _guard(signal.SIGSTOP, signal.SIGCONT),
     "processes frozen": _freeze(whole=False),
     "machine frozen": _freeze(whole=True),
     "cut off from etcd": _partition("etcd"),

@@ -131,10 +131,10 @@ class Devices:
         while not self._ended.wait(_EVERY):
             at = now()
             devices = tuple(self._look())
+            self._read_tokens()  # whoever attached a device had stored its token before
             if devices or last:
                 self._samples.add(Sample(at, now(), devices))
             last = devices
-            self._read_tokens()
 
     def _look(self) -> Iterator[Device]:
         for loop in blockdev.loops():

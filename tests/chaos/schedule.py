@@ -64,6 +64,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("power cut, etcd leader too", Area.NODE, (Role.OWNER,), 3, 10),
     Kind("agent killed", Area.NODE, _SOMEBODY, 0, 0, weight=3),
     Kind("agent stopped", Area.NODE, _SOMEBODY, 1, 14, weight=3),
+    Kind("guard killed", Area.NODE, _SOMEBODY, 0, 0, weight=2),
+    Kind("guard stopped", Area.NODE, _SOMEBODY, 1, 14, weight=2),
     Kind("processes frozen", Area.NODE, _SOMEBODY, 1, 12, blind=False),
     Kind("machine frozen", Area.NODE, _SOMEBODY, 1, 12, blind=False),
     Kind("cut off from etcd", Area.NODE, _SOMEBODY, 1, 14, weight=3),
@@ -105,14 +107,16 @@ _PAUSES = {
 _MOVES = (2.0, 7.0)
 
 
-def make(seed: int, seconds: float, blind: bool = False, only: Sequence[str] = ()) -> list[Act]:
-    """Acts in the order of their times, which begin at 0; all have ended by `seconds`. only: names of faults."""
+def make(
+    seed: int, seconds: float, blind: bool = False, only: Sequence[str] = (), without: Sequence[str] = ()
+) -> list[Act]:
+    """Acts in the order of their times, which begin at 0; all have ended by `seconds`. only, without: names of faults."""
     acts = [*_moves(random.Random(f"{seed} moves"), seconds)]
     for area in Area:
         kinds = [kind for kind in KINDS if kind.area is area and (kind.blind or not blind)]
-        if wanted := [kind for kind in kinds if not only or kind.name in only]:
+        if wanted := [kind for kind in kinds if (not only or kind.name in only) and kind.name not in without]:
             acts += _faults(random.Random(f"{seed} {area}"), wanted, seconds)
-    if seconds >= 240 and not only:
+    if seconds >= 240 and not only and MINUTE.name not in without:
         acts = _with_a_minute_without_etcd(random.Random(f"{seed} minute"), acts, seconds)
     return sorted(acts, key=lambda act: act.at)
 

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,27 @@ def _unmounts_lazily() -> None:
     vars(ladder)["run_ladder"] = run_ladder
 
 
+def _counts_from_the_answer() -> None:
+    """A node whose deadline counts from when it learnt of a heartbeat, not from when it sent that."""
+    from drover.coordinator.protocol import session
+
+    honest = session._confirmed
+
+    def confirmed(
+        state: session.Live | session.Lapsed, counter: int, revision: int, now: Instant, timings: Any
+    ) -> tuple[session.State, tuple[session.Action, ...]]:
+        after, actions = honest(state, counter, revision, now, timings)
+        if not isinstance(after, session.Ended) and after.sent != state.sent:
+            after = replace(after, sent=now)
+        return after, actions
+
+    vars(session)["_confirmed"] = confirmed
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "waits too short": _waits_too_short,
     "never stops": _never_stops,
+    "counts from the answer": _counts_from_the_answer,
     "unmounts lazily": _unmounts_lazily,
 }
 
