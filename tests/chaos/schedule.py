@@ -110,7 +110,8 @@ _MOVES = (2.0, 7.0)
 def make(
     seed: int, seconds: float, blind: bool = False, only: Sequence[str] = (), without: Sequence[str] = ()
 ) -> list[Act]:
-    """Acts in the order of their times, which begin at 0; all have ended by `seconds`. only, without: names of faults."""
+    """Acts in the order of their times, which begin at 0; all have ended by `seconds`.
+    only, without: names of faults."""
     acts = [*_moves(random.Random(f"{seed} moves"), seconds)]
     for area in Area:
         kinds = [kind for kind in KINDS if kind.area is area and (kind.blind or not blind)]
