@@ -1,6 +1,6 @@
 """`python -m tests.chaos`: run, check and repeat. `make chaos` is `run`, then `mutants`.
 
-    run [--minutes 5] [--seed N] [--nodes 3..5] [--blind] [--only FAULT ...] [--without FAULT ...]
+    run [--minutes 5] [--seed N] [--nodes 3..5] [--[no-]blind] [--[no-]armed] [--only FAULT ...] [--without FAULT ...]
     check DIR...      what a kept history says now
     mutants [NAME]    builds with a known fault, each of which must be caught
     plan --seed N     what a run would do
@@ -47,10 +47,10 @@ def _run(arguments: argparse.Namespace) -> int:
     seconds = arguments.minutes * 60
     nodes = arguments.nodes or 3 + seed % 3
     acts = _schedule(arguments)
-    plan = Plan(
-        seed, acts, seconds, nodes, "default", arguments.blind, skew=skew(seed, nodes) if arguments.skew else {}
-    )
-    _say(f"seed {seed}: {nodes} nodes, {arguments.minutes:g} minutes, {len(acts)} faults and moves")
+    skewed = skew(seed, nodes) if arguments.skew else {}
+    plan = Plan(seed, acts, seconds, nodes, armed=arguments.armed, blind=arguments.blind, skew=skewed)
+    kind = ", storage protects nothing" * plan.blind + ", nodes are armed" * plan.armed
+    _say(f"seed {seed}: {nodes} nodes{kind}; {arguments.minutes:g} minutes, {len(acts)} faults and moves")
     directory = Chaos(plan, _directory(f"{seed}"), _say).run()
     return _judge(directory)
 
@@ -115,13 +115,19 @@ def _arguments() -> argparse.Namespace:
         verb.add_argument("--minutes", type=float, default=5.0)
         verb.add_argument("--seed", type=int, default=random.randrange(10**6))
         verb.add_argument("--nodes", type=int, choices=(3, 4, 5))
-        verb.add_argument("--blind", action="store_true", help="storage protects nothing")
+        by_seed = argparse.BooleanOptionalAction
+        verb.add_argument("--blind", action=by_seed, help="storage protects nothing; default: as the seed has it")
+        verb.add_argument("--armed", action=by_seed, help="nodes that cannot stop in time are reset; default: the same")
         verb.add_argument("--skew", action=argparse.BooleanOptionalAction, default=True, help="clocks run differently")
         verb.add_argument("--only", nargs="*", default=[], metavar="FAULT")
         verb.add_argument("--without", nargs="*", default=[], metavar="FAULT")
     verbs.add_parser("check").add_argument("histories", type=Path, nargs="+", metavar="DIR")
     verbs.add_parser("mutants").add_argument("names", nargs="*", metavar="NAME")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.verb in ("run", "plan"):
+        given.blind = given.seed % 2 == 1 if given.blind is None else given.blind
+        given.armed = given.seed % 4 >= 2 if given.armed is None else given.armed
+    return given
 
 
 def _say(line: str) -> None:

@@ -31,17 +31,25 @@ _ROOM = 96
 
 
 class Arena:
-    """As long as the context lasts. changes: what `mutants/sitecustomize.py` is told. images: MiB of all datasets."""
+    """As long as the context lasts. changes: what `mutants/sitecustomize.py` is told. images: MiB of all datasets.
+    reset: nodes are armed."""
 
     cluster: Cluster
 
     def __init__(
-        self, directory: Path, nodes: int, images: int, timings: Profile | None, changes: Mapping[str, Any]
+        self,
+        directory: Path,
+        nodes: int,
+        images: int,
+        timings: Profile | None,
+        reset: bool,
+        changes: Mapping[str, Any],
     ) -> None:
         self.directory = directory
-        self.playground = Playground(directory, nodes=nodes, etcd=3, agents=False, timings=timings)
+        self.playground = Playground(directory, nodes=nodes, etcd=3, agents=False, timings=timings, reset=reset)
         self._nodes, self._images, self._changes = nodes, images, changes
         self._stack = ExitStack()
+        self._off: set[str] = set()
         self._proxies: dict[str, tuple[subprocess.Popen[str], IO[str]]] = {}
 
     def __enter__(self) -> Self:
@@ -104,10 +112,12 @@ class Arena:
     def cut_power(self, *names: str) -> None:
         for name in names:
             self.playground.kill(name)
+            self._off.add(name)
 
     def switch_on(self, *names: str) -> None:
         """Those that are off, with agent or proxy."""
         for name in names:
+            self._off.discard(name)
             if self.playground.state(name) is not State.OFF:
                 continue
             self.playground.start(name)
@@ -115,6 +125,12 @@ class Arena:
                 self.start_proxy(name)
             else:
                 self.playground.start_agent(name)
+
+    def revive(self) -> list[str]:
+        """Switches nodes on that nobody switched off: their guards have reset them."""
+        reset = [n for n in self.playground.nodes if n not in self._off and self.playground.state(n) is State.OFF]
+        self.switch_on(*reset)
+        return reset
 
     def mend(self) -> None:
         """Everything runs and is heard again."""

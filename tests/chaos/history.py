@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 @dataclass(frozen=True)
 class About:
     """The run. d_io: seconds, the nodes' own. skewed: nodes whose clocks were made to run differently: what they write
-    about time is their own. blind: storage protects nothing, as if every node had a kernel of its own."""
+    about time is their own. blind: storage protects nothing, as if every node had a kernel of its own.
+    armed: a node that cannot stop in time is reset."""
 
     seed: int
     nodes: tuple[str, ...]
@@ -28,6 +29,7 @@ class About:
     skewed: tuple[str, ...] = ()
     mutant: str = ""
     blind: bool = False
+    armed: bool = False
 
 
 @dataclass(frozen=True)

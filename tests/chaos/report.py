@@ -83,6 +83,7 @@ def summary(history: History, violations: Sequence[Violation]) -> str:
         "",
         f"seed {about.seed}, {about.ended - about.began:.0f} s, {len(about.nodes)} nodes"
         + (", storage protects nothing" if about.blind else "")
+        + (", armed" if about.armed else "")
         + (f", fault built in: {about.mutant}" if about.mutant else ""),
         f"{sum(counted.values())} faults and moves, {epochs} epochs, {len(story.fences)} fences, "
         f"{len(history.acks)} acknowledged records, {len(history.readings)} readings, "

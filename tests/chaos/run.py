@@ -29,6 +29,8 @@ from tests.cluster.cluster import Cluster
 
 SERVED_WITHIN = 90.0
 """Seconds after the last fault in which everything must be served again: back-offs have grown to 30 s."""
+RESET = "machine reset by its guard"
+"""Not a fault that is injected: what an armed node does where its ladder fails."""
 Say = Callable[[str], None]
 
 
@@ -41,6 +43,7 @@ class Plan:
     seconds: float
     nodes: int = 4
     timings: Profile = "default"
+    armed: bool = False
     blind: bool = False
     mutant: str = ""
     how: str = writer.SYNCED
@@ -72,7 +75,7 @@ class Chaos:
         plan = self._plan
         changes = {"mutant": plan.mutant, "blind": plan.blind, "skew": plan.skew, "base": now()}
         try:
-            with Arena(home / "playground", plan.nodes, 640, plan.timings, changes) as arena:
+            with Arena(home / "playground", plan.nodes, 640, plan.timings, plan.armed, changes) as arena:
                 self._in(arena)
         finally:
             self._keep_logs(home / "playground")
@@ -119,6 +122,7 @@ class Chaos:
             skewed=tuple(sorted(self._jumped | plan.skew.keys())),
             mutant=plan.mutant or ("acknowledges unsynced" if plan.how == writer.UNSYNCED else ""),
             blind=plan.blind,
+            armed=plan.armed,
         )
 
     def _furnish(self, cluster: Cluster) -> None:
@@ -143,10 +147,17 @@ class Chaos:
             while ending and ending[0][0] <= max(act.at, now() - start):
                 self._end(start, heapq.heappop(ending), lines)
             _sleep_until(start + act.at)
+            self._revive(stage.arena, lines)
             self._begin(stage, act, number, start, ending, lines)
         while ending:
             self._end(start, heapq.heappop(ending), lines)
         _sleep_until(start + self._plan.seconds)
+
+    def _revive(self, arena: Arena, lines: Lines) -> None:
+        began = now()
+        for node in arena.revive():
+            self._say(f"         {node} was reset by its guard")
+            self._note(lines, Fault(RESET, node, began, now()))
 
     def _begin(self, stage: Stage, act: Act, number: int, start: float, ending: list[Any], lines: Lines) -> None:
         began, target = now(), stage.target(act)

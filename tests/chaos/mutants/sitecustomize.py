@@ -1,5 +1,5 @@
-"""Runs at the start of each agent and helper of an arena, before anything else: gives it another clock, storage that
-protects nothing, or a fault that the checker must find. `CHAOS_CHANGES` names the file that says what.
+"""Runs at the start of each agent, guard and helper of an arena, before anything else: gives it another clock, storage
+that protects nothing, or a fault that the checker must find. `CHAOS_CHANGES` names the file that says what.
 
     skew     {"node-a": 1.004}: how fast a node's clocks run, from `base` on (CLOCK_MONOTONIC_RAW)
     jumps    a directory: `jump-<node>` there says how far its CLOCK_BOOTTIME is ahead, in seconds
@@ -23,6 +23,12 @@ import drover.coordinator.clock
 from drover.coordinator.protocol.clock import Instant
 
 
+def _put(changed: Any, **names: Any) -> None:
+    """Puts these in the place of what a class or a module has."""
+    for name, value in names.items():
+        setattr(changed, name, value)
+
+
 def _clock(skew: float, base: float, jumps: Path) -> Callable[[], Instant]:
     ahead = os.open(jumps, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
@@ -43,36 +49,45 @@ def _blind_storage() -> None:
         loops = loopback_io.ours(at)
         return loops[0] if loops else None
 
-    vars(loopback_io).update(_attached=own, _lock=lambda at, image: None, sever=lambda place, token: None)
+    _put(loopback_io, _attached=own, _lock=lambda at, image: None, sever=lambda place, token: None)
 
 
 def _waits_too_short() -> None:
     """An observer that waits for less than D_hard."""
     from drover.coordinator.protocol.observer import Watched
 
-    Watched.wait = property(lambda self: 0.3 * self.heartbeat.d_hard)  # type: ignore[assignment, method-assign]
+    _put(Watched, wait=property(lambda self: 0.3 * self.heartbeat.d_hard))
+
+
+def _agent_kills_nothing() -> None:
+    """It clears up after its guard, once that has said that nothing is left."""
+    from drover.agent.workloads.process import ProcessRuntime
+
+    _put(ProcessRuntime, kill_all=lambda self: [])
 
 
 def _never_stops() -> None:
     """A node that goes on when its deadline has passed, and says that it has stopped."""
-    from drover.agent import ladder
+    from drover.agent.guard.ladder import Climbed, Ladder
 
-    vars(ladder)["run_ladder"] = lambda *parts: []
+    _put(Ladder, climb=lambda self: Climbed((), 0.0))
+    _agent_kills_nothing()
 
 
 def _unmounts_lazily() -> None:
     """A node whose fence is `umount -l`: nobody can open the files any more, and who has them open writes on."""
-    from drover.agent import ladder
+    from drover.agent.guard.ladder import Climbed, Ladder
     from drover.agent.storage import mounts
 
-    def run_ladder(*parts: Any) -> list[str]:
+    def climb(self: Ladder) -> Climbed:
         for mount in reversed(mounts.table()):
             if mount.source.startswith("/dev/loop"):
                 with suppress(OSError):
                     mounts.unmount(mount.path, mounts.MNT_DETACH)
-        return []
+        return Climbed((), 0.0)
 
-    vars(ladder)["run_ladder"] = run_ladder
+    _put(Ladder, climb=climb)
+    _agent_kills_nothing()
 
 
 def _counts_from_the_answer() -> None:
@@ -89,7 +104,7 @@ def _counts_from_the_answer() -> None:
             after = replace(after, sent=now)
         return after, actions
 
-    vars(session)["_confirmed"] = confirmed
+    _put(session, _confirmed=confirmed)
 
 
 MUTANTS: dict[str, Callable[[], None]] = {
