@@ -1,6 +1,7 @@
 """`python -m tests.chaos`: run, check and repeat. `make chaos` is `run`, then `mutants`.
 
-    run [--minutes 5] [--seed N] [--nodes 3..5] [--[no-]blind] [--[no-]armed] [--only FAULT ...] [--without FAULT ...]
+    run [--minutes 5] [--seed N] [--nodes 3..5] [--[no-]blind] [--[no-]armed] [--restore]
+        [--only FAULT ...] [--without FAULT ...]
     check DIR...      what a kept history says now
     mutants [NAME]    builds with a known fault, each of which must be caught
     plan --seed N     what a run would do
@@ -48,8 +49,9 @@ def _run(arguments: argparse.Namespace) -> int:
     nodes = arguments.nodes or 3 + seed % 3
     acts = _schedule(arguments)
     skewed = skew(seed, nodes) if arguments.skew else {}
-    plan = Plan(seed, acts, seconds, nodes, armed=arguments.armed, blind=arguments.blind, skew=skewed)
-    kind = ", storage protects nothing" * plan.blind + ", nodes are armed" * plan.armed
+    armed, blind, restore = arguments.armed, arguments.blind, arguments.restore
+    plan = Plan(seed, acts, seconds, nodes, armed=armed, blind=blind, restore=restore, skew=skewed)
+    kind = ", storage protects nothing" * blind + ", nodes are armed" * armed + ", etcd goes back" * restore
     _say(f"seed {seed}: {nodes} nodes{kind}; {arguments.minutes:g} minutes, {len(acts)} faults and moves")
     directory = Chaos(plan, _directory(f"{seed}"), _say).run()
     return _judge(directory)
@@ -117,6 +119,7 @@ def _arguments() -> argparse.Namespace:
         verb.add_argument("--nodes", type=int, choices=(3, 4, 5))
         by_seed = argparse.BooleanOptionalAction
         verb.add_argument("--blind", action=by_seed, help="storage protects nothing; default: as the seed has it")
+        verb.add_argument("--restore", action="store_true", help="etcd goes back to a snapshot at the end")
         verb.add_argument("--armed", action=by_seed, help="nodes that cannot stop in time are reset; default: the same")
         verb.add_argument("--skew", action=argparse.BooleanOptionalAction, default=True, help="clocks run differently")
         verb.add_argument("--only", nargs="*", default=[], metavar="FAULT")

@@ -75,7 +75,7 @@ class Arena:
         layout.shared.mkdir(parents=True)
         told = self.directory / "changes.json"
         told.write_text(json.dumps({**self._changes, "jumps": str(self.directory)}))
-        environment = {"PYTHONPATH": str(_MUTANTS), "CHAOS_CHANGES": str(told)}
+        environment = {"PYTHONPATH": f"{_MUTANTS}:{_MUTANTS.parents[2]}", "CHAOS_CHANGES": str(told)}
         layout.save(Settings(self._nodes, 3, "", environment=environment, etcd_port=PROXY_PORT))
         syscalls.mount("tmpfs", layout.shared, "tmpfs", data=f"size={self._images + _ROOM}m,mode=755")
         stack.callback(syscalls.unmount, layout.shared, syscalls.MNT_DETACH)

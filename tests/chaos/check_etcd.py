@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from drover.coordinator.keys import Kind
 from drover.coordinator.records import Evidence, LeaseRecord, State, Tenure
 from tests.chaos.etcd_story import KEYS, EtcdStory, Held
-from tests.chaos.history import History
+from tests.chaos.history import ERA, History
 from tests.chaos.verdict import Violation
 
 COMPLETE = "the history of etcd has no hole"
@@ -21,6 +21,7 @@ UNFENCED_CLAIM = "nobody takes what another holds before that one is fenced"
 CARRIED = "who may still write stays in `unfenced` until its fence says otherwise"
 AFTER_FENCE = "no transaction of an incarnation commits after its fence"
 AGREES = "leases/<d> is absent or agrees with the tenure"
+RECOVERED = "nothing is written to an etcd that went back before it is recovered"
 TOO_EARLY = "nobody is fenced for silence before its own D_hard"
 
 _NEXT = {
@@ -42,13 +43,14 @@ def check(history: History) -> Iterator[Violation]:
     yield from _after_fence(story)
     yield from _leases(story)
     yield from _too_early(history, story)
+    yield from _before_recovery(story)
 
 
 def _complete(history: History) -> Iterator[Violation]:
     """The whole of etcd is watched, so every revision must be there."""
     revisions = sorted({change.revision for change in history.changes})
     for before, after in itertools.pairwise(revisions):
-        if after != before + 1:
+        if after != before + 1 and after // ERA == before // ERA:
             says = f"revisions {before + 1} to {after - 1} were not heard of: the run proves nothing"
             yield Violation(COMPLETE, "etcd", 0.0, says)
 
@@ -59,7 +61,10 @@ def _chain(story: EtcdStory, dataset: str, tenures: list[Held]) -> Iterator[Viol
         yield Violation(CHAIN, dataset, first.at, f"its first epoch is {first.tenure.epoch}")
     for before, after in itertools.pairwise(tenures):
         old, new = before.tenure, after.tenure
-        if new.epoch == old.epoch:
+        if before.revision // ERA != after.revision // ERA:
+            if new.epoch <= old.epoch:
+                yield _broken(dataset, after, f"epoch {new.epoch} came after {old.epoch} when etcd had been restored")
+        elif new.epoch == old.epoch:
             if (new.node, new.incarnation, new.uid) != (old.node, old.incarnation, old.uid):
                 yield _broken(dataset, after, f"epoch {old.epoch} went from {old.incarnation} to {new.incarnation}")
             elif new.state not in _NEXT[old.state]:
@@ -125,8 +130,13 @@ def _after_fence(story: EtcdStory) -> Iterator[Violation]:
 def _leases(story: EtcdStory) -> Iterator[Violation]:
     tenures: dict[str, Tenure] = {}
     leases: dict[str, LeaseRecord] = {}
+    era = 0
     for group in story.by_revision:
         touched = set()
+        if group[0][0].revision // ERA != era:  # what was restored is not told
+            era = group[0][0].revision // ERA
+            tenures.clear()
+            leases.clear()
         for change, key in group:
             if key.kind is Kind.OWNERS and change.value is not None:
                 tenures[key.name] = Tenure.decode(change.value.encode())
@@ -138,6 +148,8 @@ def _leases(story: EtcdStory) -> Iterator[Violation]:
                     touched.add(key.name)
         for name in touched & leases.keys():
             lease, tenure = leases[name], tenures.get(name)
+            if tenure is None and era:
+                continue
             if tenure is None or (lease.incarnation, lease.epoch) != (tenure.incarnation, tenure.epoch):
                 has = f"epoch {tenure.epoch} of {tenure.incarnation}" if tenure else "nothing"
                 says = f"the lease names epoch {lease.epoch} of {lease.incarnation}, the tenure {has}"
@@ -158,3 +170,15 @@ def _too_early(history: History, story: EtcdStory) -> Iterator[Violation]:
                 f"which promised to have stopped after {last.heartbeat.d_hard} s"
             )
             yield Violation(TOO_EARLY, fenced.incarnation, fenced.at, says)
+
+
+def _before_recovery(story: EtcdStory) -> Iterator[Violation]:
+    """A recovery begins with the record of the cluster. Keys on leases may end before."""
+    begun = {0}
+    for change, key in story.parsed:
+        era = change.revision // ERA
+        if era not in begun and change.value is not None:
+            begun.add(era)
+            if key.kind is not Kind.CLUSTER:
+                says = f"{change.key} was put at revision {change.revision % ERA}"
+                yield Violation(RECOVERED, "etcd", change.at, says)

@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
+ERA = 10**9
+"""Added to the revisions of an etcd that was restored from a snapshot, so that what came later is larger."""
+
 
 @dataclass(frozen=True)
 class About:
@@ -73,7 +76,7 @@ class Reading:
 @dataclass(frozen=True)
 class Change:
     """One change of one key in etcd, below the prefix. at: when it was heard of; it was committed before. value None:
-    it was deleted."""
+    it was deleted. An etcd that was restored counts on from the next multiple of ERA."""
 
     revision: int
     at: float

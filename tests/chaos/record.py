@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from drover.coordinator.cli.playground import blockdev
 from drover.coordinator.keys import Keys, Kind
-from tests.chaos.history import Change, Device, Sample, Token, encode
+from tests.chaos.history import ERA, Change, Device, Sample, Token, encode
 
 KEYS = Keys()
 
@@ -44,10 +44,11 @@ class Lines:
 
 
 class Watch:
-    """Follows all of etcd from one revision on, through whatever happens to its members. `revision`: up to where."""
+    """Follows all of etcd from one revision on, through whatever happens to its members. `revision`: up to where.
+    era: how often etcd was restored before."""
 
-    def __init__(self, endpoints: Sequence[str], after: int, lines: Lines) -> None:
-        self._endpoints, self._lines = endpoints, lines
+    def __init__(self, endpoints: Sequence[str], after: int, lines: Lines, era: int = 0) -> None:
+        self._endpoints, self._lines, self._era = endpoints, lines, era
         self._owners: dict[str, str] = {}
         self.revision = after
         self._ended = threading.Event()
@@ -104,7 +105,7 @@ class Watch:
             key, value = _decoded(entry["key"]), None if deleted else _decoded(entry.get("value", ""))
             if key.startswith(KEYS.under(Kind.OWNERS)) and value:
                 self._owners[key] = json.loads(value)["node"]
-            self._lines.add(Change(revision, heard, key, value))
+            self._lines.add(Change(self._era * ERA + revision, heard, key, value))
             self.revision = revision
         return True
 

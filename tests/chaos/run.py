@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from drover.coordinator.cli.errors import CliError
 from drover.coordinator.cli.playground.layout import Profile
 from drover.coordinator.records import InvalidRecord, Tenure
 from drover.coordinator.timings import PROFILES
-from tests.chaos import writer
+from tests.chaos import restore, writer
 from tests.chaos.arena import Arena
 from tests.chaos.history import About, Fault, Outcome, Reading, Run, save, save_about
 from tests.chaos.nemeses import NEMESES, Stage
@@ -31,12 +31,15 @@ SERVED_WITHIN = 90.0
 """Seconds after the last fault in which everything must be served again: back-offs have grown to 30 s."""
 RESET = "machine reset by its guard"
 """Not a fault that is injected: what an armed node does where its ladder fails."""
+RESTORED = "etcd restored from a snapshot"
+"""Once, when all other faults have ended."""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is made of. skew: how fast nodes' clocks run. how: the writers' way to acknowledge."""
+    """What a run is made of. skew: how fast nodes' clocks run. restore: at the end etcd goes
+    back to a snapshot, and is recovered. how: the writers' way to acknowledge."""
 
     seed: int
     acts: Sequence[Act]
@@ -44,6 +47,7 @@ class Plan:
     nodes: int = 4
     timings: Profile = "default"
     armed: bool = False
+    restore: bool = False
     blind: bool = False
     mutant: str = ""
     how: str = writer.SYNCED
@@ -67,6 +71,7 @@ class Chaos:
         self._plan, self._directory, self._say = plan, directory, say
         self._faults: list[Fault] = []
         self._jumped: set[str] = set()
+        self._snapshot: Path | None = None
 
     def run(self) -> Path:
         """Returns the directory. Raises AssertionError, CliError where the cluster could not be started."""
@@ -100,15 +105,34 @@ class Chaos:
             stage = Stage(arena, list(self._plan.specs()), watch.owner)
             self._harm(stage, files["faults"])
             arena.mend()
+            if self._snapshot is not None:
+                watch = self._go_back(arena, watch, files)
             outcomes = self._recover(arena)
             self._stop_writers(cluster)
-            complete = watch.finish(cluster.revision())
-        if not complete:
-            self._say(f"etcd's history was not heard of to its end: it stops at revision {watch.revision}")
+            self._finish(cluster, watch)
         save(self._directory, "outcomes", outcomes)
         save(self._directory, "final", self._last_readings(cluster))
         save_about(self._directory, self._about(began))
         (self._directory / "clocks.json").write_text(json.dumps({"wall": time.time(), "boot": now()}))
+
+    def _finish(self, cluster: Cluster, watch: Watch) -> None:
+        if not watch.finish(cluster.revision()):
+            self._say(f"etcd's history was not heard of to its end: it stops at revision {watch.revision}")
+
+    def _go_back(self, arena: Arena, watch: Watch, files: Mapping[str, Lines]) -> Watch:
+        """All of etcd is replaced by the snapshot, then recovered; the watch on what comes after."""
+        assert self._snapshot is not None
+        if not arena.etcd_is_back(30):
+            self._say("etcd does not come back before it is restored")
+        self._finish(arena.cluster, watch)
+        began = now()
+        self._say("         etcd is restored from a snapshot")
+        restore.go_back(arena, self._snapshot)
+        arena.etcd_is_back(30)
+        watch = Watch(arena.playground.endpoints, arena.cluster.revision(), files["changes"], era=1)
+        watch.start()
+        self._note(files["faults"], Fault(RESTORED, "all", began, now(), restore.recover(arena)))
+        return watch
 
     def _about(self, began: float) -> About:
         plan = self._plan
@@ -148,6 +172,8 @@ class Chaos:
                 self._end(start, heapq.heappop(ending), lines)
             _sleep_until(start + act.at)
             self._revive(stage.arena, lines)
+            if self._plan.restore and self._snapshot is None and act.at > self._plan.seconds / 2:
+                self._snapshot = restore.snapshot(stage.arena)
             self._begin(stage, act, number, start, ending, lines)
         while ending:
             self._end(start, heapq.heappop(ending), lines)

@@ -6,12 +6,13 @@ epoch 2 and hands it over to c, in epoch 3. Each has a writer; the last reading 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from drover.coordinator.records import Evidence, Fence, Heartbeat, Holder, LeaseRecord, State, Tenure
-from tests.chaos.history import About, Ack, Change, Device, Fault, History, Outcome, Reading, Run, Sample, Token
+from tests.chaos.history import ERA, About, Ack, Change, Device, Fault, History, Outcome, Reading, Run, Sample, Token
 
 UID = "u1"
 D_HARD = 6.5
@@ -25,6 +26,8 @@ class Changes:
 
     def __init__(self) -> None:
         self._made: list[tuple[float, dict[str, str | None]]] = []
+        self.restored = math.inf
+        """When etcd went back, if it did: what comes later has other revisions."""
 
     def add(self, at: float, **values: Any) -> None:
         """One transaction. Values are records, text, or None for a deletion; `__` in a name stands for a slash."""
@@ -34,7 +37,7 @@ class Changes:
     def all(self) -> tuple[Change, ...]:
         made = sorted(self._made, key=lambda one: one[0])
         return tuple(
-            Change(revision, at, f"/drover/{key}", value)
+            Change(revision + ERA * (at > self.restored), at, f"/drover/{key}", value)
             for revision, (at, values) in enumerate(made, start=100)
             for key, value in values.items()
         )

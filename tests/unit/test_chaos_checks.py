@@ -234,6 +234,36 @@ class TestAFence:
         assert check_etcd.TOO_EARLY in rules(history)
 
 
+class TestAnEtcdThatWentBack:
+    """Restored just before the end; no heartbeat comes any more."""
+
+    @staticmethod
+    def restored(*then: tuple[str, object]) -> History:
+        """What is put, in this order, each in a transaction of its own."""
+
+        def tell(changes: Changes) -> None:
+            changes.restored = 39.1
+            for number, (key, value) in enumerate(then):
+                changes.add(39.2 + number / 10, **{key: value})
+
+        return plus(tell)
+
+    def test_is_recovered_with_an_epoch_above_all(self) -> None:
+        history = self.restored(("cluster", "{}"), ("owners/d", tenure(1003, "d.recovered", State.ACTIVE)))
+        assert check(history) == []
+
+    def test_must_not_give_out_an_epoch_again(self) -> None:
+        history = self.restored(("cluster", "{}"), ("owners/d", tenure(3, "d.recovered", State.ACTIVE)))
+        assert check_etcd.CHAIN in rules(history)
+
+    def test_is_written_by_nobody_before_the_recovery(self) -> None:
+        history = self.restored(("heartbeats/c", beat(C, 41, 39.15)), ("cluster", "{}"))
+        assert rules(history) == {check_etcd.RECOVERED}
+
+    def test_may_lose_what_hangs_on_leases(self) -> None:
+        assert check(self.restored(("nodes/c", None), ("cluster", "{}"))) == []
+
+
 def test_a_dataset_that_is_not_served_at_the_end_is_a_broken_promise() -> None:
     assert check_time.SERVED in rules(replace(sound(), outcomes=(Outcome("d", None, "waits"),)))
 
