@@ -37,7 +37,7 @@ class Gap:
 
 
 def gaps(history: History) -> list[Gap]:
-    """Between acknowledged writes of each dataset, with the fault that had begun last and had not long ended."""
+    """Between acknowledged writes of each dataset, with the fault that was under way for most of it."""
     names = history.uids()
     by_uid: defaultdict[str, list[Ack]] = defaultdict(list)
     for ack in history.acks:
@@ -52,10 +52,10 @@ def gaps(history: History) -> list[Gap]:
 
 
 def _blame(faults: Sequence[Fault], dataset: str, began: float, ended: float) -> str:
-    """A move is to blame only where nothing worse was under way."""
+    """What was under way for most of the time. A move is to blame only where nothing worse was."""
     harm = [f for f in faults if f.name != "move" and f.began < ended and f.ended + _AFTER > began]
     if harm:
-        return max(harm, key=lambda fault: (fault.began <= began + _AFTER, fault.began)).name
+        return max(harm, key=lambda f: (min(f.ended + _AFTER, ended) - max(f.began, began), f.began)).name
     moved = any(f.name == "move" and f.target == dataset and began - 5 < f.began < ended for f in faults)
     return "move" if moved else "nothing that was done to it"
 
@@ -77,7 +77,7 @@ def summary(history: History, violations: Sequence[Violation]) -> str:
         for name in sorted({*counted, *seconds}, key=lambda name: (-counted.get(name, 0), name))
     ]
     story = EtcdStory(history)
-    epochs = sum(held[-1].tenure.epoch for held in story.tenures_of.values())
+    epochs = len({(held.dataset, held.tenure.epoch) for held in story.tenures})
     lines = [
         table(["FAULT", "DONE", "NOT SERVED", "MEDIAN s", "P90 s", "WORST s"], rows),
         "",
