@@ -7,7 +7,7 @@ lives in a directory, one file of JSON lines for each kind of event, so that it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -213,8 +213,3 @@ def _in_order(changes: Iterable[Change]) -> list[Change]:
     for change in changes:
         first.setdefault((change.revision, change.key), change)
     return sorted(first.values(), key=lambda change: change.revision)
-
-
-def as_json(event: Any) -> dict[str, Any]:
-    """For reports."""
-    return asdict(event)

@@ -230,11 +230,13 @@ def _slow_disks(stage: Stage, act: Act, name: str) -> Iterator[None]:
     numbers = [
         (Path("/sys/block") / loop.name / "dev").read_text().strip() for loop in blockdev.loops() if loop.below(homes)
     ]
-    for number in numbers:
-        _THROTTLE.write_text(f"{number} {_SLOW}")
-    yield
-    for number in numbers:
-        _THROTTLE.write_text(f"{number} 0")
+    try:
+        for number in numbers:
+            _THROTTLE.write_text(f"{number} {_SLOW}")
+        yield
+    finally:  # also where the run is broken off: the numbers are used again by others
+        for number in numbers:
+            _THROTTLE.write_text(f"{number} 0")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,6 @@ class Chaos:
 
     def __init__(self, plan: Plan, directory: Path, say: Say) -> None:
         self._plan, self._directory, self._say = plan, directory, say
-        self._faults: list[Fault] = []
         self._jumped: set[str] = set()
         self._snapshot: Path | None = None
 
@@ -101,6 +101,7 @@ class Chaos:
             watch.start()
             devices.start()
             began = now()
+            save_about(self._directory, self._about(began))  # of a run that breaks off, too
             self._furnish(cluster)
             stage = Stage(arena, list(self._plan.specs()), watch.owner)
             self._harm(stage, files["faults"])
@@ -108,7 +109,7 @@ class Chaos:
             if self._snapshot is not None:
                 watch = self._go_back(arena, watch, files)
             outcomes = self._recover(arena)
-            self._stop_writers(cluster)
+            self._stop_writers(arena)
             self._finish(cluster, watch)
         save(self._directory, "outcomes", outcomes)
         save(self._directory, "final", self._last_readings(cluster))
@@ -253,11 +254,11 @@ class Chaos:
             return 0.0
         return float(json.loads(lines[-1])["began"]) if lines else 0.0
 
-    def _stop_writers(self, cluster: Cluster) -> None:
-        for name in self._plan.workloads():
-            cluster.delete(f"workloads/{name}")
-        for name in self._plan.specs():
-            cluster.delete(f"desired/{name}")
+    def _stop_writers(self, arena: Arena) -> None:
+        """And nothing is moved any more."""
+        keys = [f"workloads/{name}" for name in self._plan.workloads()] + [f"desired/{n}" for n in self._plan.specs()]
+        for key in keys:
+            until(partial(arena.delete, key), 30.0)
         until(lambda: all(now() - self._last_ack(name) > 1.0 for name in self._plan.specs()), 30.0)
 
     def _last_readings(self, cluster: Cluster) -> list[Reading]:
