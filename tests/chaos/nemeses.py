@@ -160,11 +160,15 @@ def _partition(separate: str, one_way: bool = False) -> Nemesis:
 
 @contextmanager
 def _one_pair(stage: Stage, act: Act, node: str) -> Iterator[None]:
+    """With any other machine; every third time only what the node sends is lost."""
     playground = stage.arena.playground
-    member = playground.members[act.other % len(playground.members)]
-    ports = [playground.layout.port(playground.settings.machine(name)) for name in (node, member)]
+    others = [name for name in (*playground.nodes, *playground.members) if name != node]
+    one, other = (
+        playground.layout.port(playground.settings.machine(m)) for m in (node, others[act.other % len(others)])
+    )
+    pairs = {(one, other)} if act.number % 3 == 0 else {(one, other), (other, one)}
     with locked(playground.directory):
-        network.cut(playground.layout, {(ports[0], ports[1]), (ports[1], ports[0])})
+        network.cut(playground.layout, pairs)
     yield
     playground.heal(node)
 
@@ -279,7 +283,7 @@ NEMESES: dict[str, Nemesis] = {
     "cut off from nodes": _partition("nodes"),
     "cut off from all": _partition("all"),
     "cut off from all, one way": _partition("all", one_way=True),
-    "one node, one member cut": _one_pair,
+    "one pair cut": _one_pair,
     "clock jumps ahead": _jump,
     "leader killed": _etcd_killed,
     "leader stopped 8 s": _etcd_stopped,

@@ -20,7 +20,7 @@ from tests.chaos.history import ERA, Change, Device, Sample, Token, encode
 
 KEYS = Keys()
 
-_SILENCE = 3.0
+SILENCE = 3.0
 """Seconds without an event after which another member is asked: heartbeats come every second."""
 _EVERY = 0.2
 """Seconds between two looks at the devices."""
@@ -45,10 +45,12 @@ class Lines:
 
 class Watch:
     """Follows all of etcd from one revision on, through whatever happens to its members. `revision`: up to where.
-    era: how often etcd was restored before."""
+    era: how often etcd was restored before. silence: see SILENCE."""
 
-    def __init__(self, endpoints: Sequence[str], after: int, lines: Lines, era: int = 0) -> None:
-        self._endpoints, self._lines, self._era = endpoints, lines, era
+    def __init__(
+        self, endpoints: Sequence[str], after: int, lines: Lines, era: int = 0, silence: float = SILENCE
+    ) -> None:
+        self._endpoints, self._lines, self._era, self._silence = endpoints, lines, era, silence
         self._owners: dict[str, str] = {}
         self.revision = after
         self._ended = threading.Event()
@@ -67,7 +69,7 @@ class Watch:
         while self.revision < revision and time.monotonic() < deadline:
             time.sleep(0.05)
         self._ended.set()
-        self._thread.join(_SILENCE + 2)
+        self._thread.join(self._silence + 2)
         return self.revision >= revision
 
     def _run(self) -> None:
@@ -80,7 +82,7 @@ class Watch:
 
     def _follow(self, endpoint: str) -> None:
         """Until the stream ends. An event that leaves a hole is not taken: it is asked for again."""
-        connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=_SILENCE)
+        connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=self._silence)
         try:
             asked = {"key": "AA==", "range_end": "AA==", "start_revision": str(self.revision + 1)}
             connection.request("POST", "/v3/watch", json.dumps({"create_request": asked}))

@@ -41,15 +41,17 @@ def _clock(skew: float, base: float, jumps: Path) -> Callable[[], Instant]:
     return read_clock
 
 
-def _blind_storage() -> None:
+def _blind_storage(node: str) -> None:
+    """A node attaches images through its own home, and so knows its own devices by their path."""
     from drover.agent.storage import loopback_io, loopdev
-    from drover.agent.storage.loopback_place import Place
 
-    def own(at: Place, image: int) -> loopdev.Loop | None:
-        loops = loopback_io.ours(at)
-        return loops[0] if loops else None
+    every = loopdev.backed_by
 
-    _put(loopback_io, _attached=own, _lock=lambda at, image: None, sever=lambda place, token: None)
+    def own(image: int) -> list[loopdev.Loop]:
+        return [loop for loop in every(image) if f"/nodes/{node}/" in loop.image]
+
+    _put(loopdev, backed_by=own)
+    _put(loopback_io, _lock=lambda at, image: None)
 
 
 def _waits_too_short() -> None:
@@ -121,7 +123,7 @@ def _main() -> None:
     skew = float(told.get("skew", {}).get(node, 1.0))
     drover.coordinator.clock.read_clock = _clock(skew, told.get("base", 0.0), Path(told["jumps"], f"jump-{node}"))
     if told.get("blind"):
-        _blind_storage()
+        _blind_storage(node)
     if mutant := MUTANTS.get(told.get("mutant", "")):
         mutant()
 
