@@ -1,6 +1,6 @@
 """`python -m tests.chaos`: run, check and repeat. `make chaos` is `run`, then `mutants`.
 
-    run [--minutes 5] [--seed N] [--nodes 3..5] [--[no-]blind] [--[no-]armed] [--restore]
+    run [--minutes 5] [--seed N] [--nodes 3..5] [--[no-]blind] [--[no-]armed] [--[no-]restore]
         [--only FAULT ...] [--without FAULT ...]
     check DIR...      what a kept history says now
     mutants [NAME]    builds with a known fault, each of which must be caught
@@ -119,7 +119,9 @@ def _arguments() -> argparse.Namespace:
         verb.add_argument("--nodes", type=int, choices=(3, 4, 5))
         by_seed = argparse.BooleanOptionalAction
         verb.add_argument("--blind", action=by_seed, help="storage protects nothing; default: as the seed has it")
-        verb.add_argument("--restore", action="store_true", help="etcd goes back to a snapshot at the end")
+        verb.add_argument(
+            "--restore", action=by_seed, help="etcd goes back to a snapshot at the end; default: the same"
+        )
         verb.add_argument("--armed", action=by_seed, help="nodes that cannot stop in time are reset; default: the same")
         verb.add_argument("--skew", action=argparse.BooleanOptionalAction, default=True, help="clocks run differently")
         verb.add_argument("--only", nargs="*", default=[], metavar="FAULT")
@@ -129,6 +131,7 @@ def _arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if given.verb in ("run", "plan"):
         given.blind = given.seed % 2 == 1 if given.blind is None else given.blind
+        given.restore = given.seed % 3 == 0 if given.restore is None else given.restore
         given.armed = given.seed % 4 >= 2 if given.armed is None else given.armed
     return given
 
