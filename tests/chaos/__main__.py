@@ -2,7 +2,7 @@
 
     run [--minutes 5] [--seed N] [--nodes 3..5] [--[no-]blind] [--[no-]armed] [--[no-]restore]
         [--only FAULT ...] [--without FAULT ...]
-    check DIR...      what a kept history says now
+    check DIR...      what kept histories say now; of several, a table of all
     mutants [NAME]    builds with a known fault, each of which must be caught
     plan --seed N     what a run would do
 
@@ -33,7 +33,10 @@ def main() -> int:
     arguments = _arguments()
     match arguments.verb:
         case "check":
-            return max(_judge(directory) for directory in arguments.histories)
+            worst = max(_judge(directory) for directory in arguments.histories)
+            if len(arguments.histories) > 1:
+                _say("\n" + report.total([load(directory) for directory in arguments.histories]))
+            return worst
         case "plan":
             for act in _schedule(arguments):
                 _say(f"{act.at:7.1f}  {act.kind.name}, {act.role} {act.number}, {act.seconds} s")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import statistics
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +20,8 @@ from tests.chaos.verdict import Violation
 
 GAP = 0.5
 """Seconds between two acknowledgements from which on a dataset counts as not served."""
+EDGES = (1.0, 3.0, 8.0, 15.0, 30.0)
+"""Seconds: of the histogram of times without service."""
 _AFTER = 1.0
 """Seconds after a fault's end in which a gap is still laid at its door."""
 _AROUND = (8.0, 3.0)
@@ -60,26 +62,51 @@ def _blame(faults: Sequence[Fault], dataset: str, began: float, ended: float) ->
     return "move" if moved else "nothing that was done to it"
 
 
+def unserved(history: History) -> dict[str, list[float]]:
+    """Seconds of each time without service, by the fault that it is laid at the door of."""
+    seconds: defaultdict[str, list[float]] = defaultdict(list)
+    for gap in gaps(history):
+        seconds[gap.why].append(gap.seconds)
+    return dict(seconds)
+
+
 def injected(history: History) -> dict[str, int]:
     """How often each fault was done as planned."""
     return dict(Counter(fault.name for fault in history.faults if not fault.note))
 
 
-def summary(history: History, violations: Sequence[Violation]) -> str:
-    """The tables."""
-    about = history.about
+def total(histories: Sequence[History]) -> str:
+    """One table of several runs."""
+    counted: Counter[str] = Counter()
     seconds: defaultdict[str, list[float]] = defaultdict(list)
-    for gap in gaps(history):
-        seconds[gap.why].append(gap.seconds)
-    counted = injected(history)
+    for history in histories:
+        counted.update(injected(history))
+        for why, values in unserved(history).items():
+            seconds[why] += values
+    acks = sum(len(history.acks) for history in histories)
+    minutes = sum(history.about.ended - history.about.began for history in histories) / 60
+    harm = sum(counted.values()) - counted["move"]
+    size = f"{len(histories)} runs, {minutes:.0f} minutes, {harm} faults, {counted['move']} moves"
+    return f"{_table(counted, seconds)}\n\n{size}, {acks} acknowledged records"
+
+
+def _table(counted: Mapping[str, int], seconds: Mapping[str, Sequence[float]]) -> str:
     rows = [
         [name, str(counted.get(name, 0)), *_spread(seconds.get(name, []))]
         for name in sorted({*counted, *seconds}, key=lambda name: (-counted.get(name, 0), name))
     ]
+    head = ["FAULT", "DONE", *(f"<{edge:g}" for edge in EDGES), f">={EDGES[-1]:g}", "MEDIAN", "WORST"]
+    return f"How often a dataset was not served, and for how many seconds:\n{table(head, rows)}"
+
+
+def summary(history: History, violations: Sequence[Violation]) -> str:
+    """The tables."""
+    about = history.about
+    counted = injected(history)
     story = EtcdStory(history)
     epochs = len({(held.dataset, held.tenure.epoch) for held in story.tenures})
     lines = [
-        table(["FAULT", "DONE", "NOT SERVED", "MEDIAN s", "P90 s", "WORST s"], rows),
+        _table(counted, unserved(history)),
         "",
         f"seed {about.seed}, {about.ended - about.began:.0f} s, {len(about.nodes)} nodes"
         + (", storage protects nothing" if about.blind else "")
@@ -94,12 +121,19 @@ def summary(history: History, violations: Sequence[Violation]) -> str:
     return "\n".join(lines)
 
 
+def histogram(values: Sequence[float]) -> list[int]:
+    """How many lie below each of EDGES, and above all of them."""
+    counted = [0] * (len(EDGES) + 1)
+    for value in values:
+        counted[bisect_right(EDGES, value)] += 1
+    return counted
+
+
 def _spread(values: Sequence[float]) -> list[str]:
     if not values:
-        return ["0", "", "", ""]
-    ordered = sorted(values)
-    ninth = ordered[math.ceil(len(ordered) * 0.9) - 1]
-    return [str(len(values)), *(f"{value:.2f}" for value in (statistics.median(ordered), ninth, ordered[-1]))]
+        return [""] * (len(EDGES) + 3)
+    bars = (str(count or "") for count in histogram(values))
+    return [*bars, f"{statistics.median(values):.2f}", f"{max(values):.2f}"]
 
 
 def as_json(history: History, violations: Sequence[Violation]) -> str:
@@ -110,6 +144,8 @@ def as_json(history: History, violations: Sequence[Violation]) -> str:
             "injected": injected(history),
             "faults": [asdict(fault) for fault in history.faults],
             "gaps": [asdict(gap) for gap in gaps(history)],
+            "edges": EDGES,
+            "histograms": {name: histogram(values) for name, values in unserved(history).items()},
             "violations": [asdict(violation) for violation in violations],
         },
         indent=1,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +92,13 @@ def test_a_time_without_service_is_laid_at_the_door_of_what_was_done_last() -> N
         ("move", 24.11),
     ]
     assert all(gap.why == "nothing that was done to it" for gap in report.gaps(replace(sound(), faults=())))
+
+
+def test_times_without_service_are_counted_in_a_histogram() -> None:
+    assert report.histogram([0.6, 0.9, 1.0, 7.9, 29.0, 30.0, 90.0]) == [2, 1, 1, 0, 1, 2]
+    assert json.loads(report.as_json(sound(), []))["histograms"]["cut off from etcd"][1:] == [0, 1, 0, 0, 0]
+    assert re.search(r"^cut off from etcd +1 ", report.summary(sound(), []), re.MULTILINE)
+    assert re.search(r"^cut off from etcd +2 ", report.total([sound(), sound()]), re.MULTILINE)
 
 
 def test_the_story_of_a_broken_promise_tells_what_happened_around_it() -> None:
