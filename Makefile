@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-all unit model lint proto bench-move bench-failover bench-idle clean
+.PHONY: setup demo test test-all chaos model unit lint proto bench-move bench-failover bench-idle clean
 
 setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
@@ -15,6 +15,13 @@ test: setup
 test-all: test
 	$(BIN)/pytest tests/contract -m long
 	$(BIN)/python -m tests.model.promela
+	$(BIN)/python -m tests.chaos run --minutes 5
+	$(BIN)/python -m tests.chaos mutants
+# One number repeats a run: make chaos MINUTES=60 SEED=7
+MINUTES ?= 5
+chaos: setup
+	$(BIN)/python -m tests.chaos run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos mutants
 unit: setup ; $(BIN)/pytest tests/unit -n 2
 model: setup ; $(BIN)/python -m tests.model.promela
 lint: setup

@@ -117,7 +117,7 @@ def decide(me: str, incarnation: str, unit: Sequence[Dataset], cluster: Cluster)
     mine = [d for d in unit if d.tenure and d.tenure.held and d.tenure.incarnation == incarnation]
     if mine:
         claims = _claims(me, [d for d in unit if d not in mine], mine[0].name, cluster)
-        return _hold(me, unit, mine, cluster) or claims or Keep()
+        return _hold(me, unit, mine, cluster) or _gather(me, unit, mine, cluster) or claims or Keep()
     return _claim(me, unit, cluster)
 
 
@@ -149,6 +149,19 @@ def _hold(me: str, unit: Sequence[Dataset], mine: Sequence[Dataset], cluster: Cl
     if len(mine) > MAX_UNIT or unfit(asking.desired, unit, cluster):
         return None
     return Give(asking.desired, f"desired says {asking.desired}")
+
+
+def _gather(me: str, unit: Sequence[Dataset], mine: Sequence[Dataset], cluster: Cluster) -> Give | None:
+    """Datasets that became a unit while living nodes held them apart go to where the one that was asked for last is."""
+    held = {d.name: d.tenure.node for d in unit if d.tenure and d.tenure.held and not holder_gone(d.tenure, cluster)}
+    asking = newest_desired(unit)
+    if asking is not None and asking.desired == me and not asking.answered:
+        return None  # they come here
+    lead = asking.name if asking is not None and asking.name in held else min(held, default="")
+    to = held.get(lead, me)
+    if to == me or len(mine) > MAX_UNIT or unfit(to, unit, cluster):
+        return None
+    return Give(to, f"belongs with {lead}")
 
 
 def unfit(node: str, unit: Sequence[Dataset], cluster: Cluster) -> str:

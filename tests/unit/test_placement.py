@@ -381,6 +381,29 @@ class TestAUnit:
         d, e = dataset("d", spec=spec(failover="any")), dataset("e", tenure=tenure("x"))
         assert decided("b", c, d, e) == Nothing("waits for x, which has the others of its group")
 
+    def test_that_came_about_while_living_nodes_had_its_parts_comes_together_where_the_last_wish_was_answered(
+        self,
+    ) -> None:
+        c = cluster("a", "b")
+        answered = tenure("b", answers=Answers(value="b", revision=80))
+        d, e = dataset("d"), dataset("e", tenure=answered, desired="b", desired_revision=80, desired_created=80)
+        assert decided("a", c, d, e) == Give("b", "belongs with e")
+        assert decided("b", c, d, e) == Keep()
+
+    def test_of_which_another_node_has_a_part_stays_where_it_is_asked_for(self) -> None:
+        d, e = dataset("d", **wants("a")), dataset("e", tenure=tenure("b"))
+        assert decided("a", cluster("a", "b"), d, e) == Keep()
+        assert decided("b", cluster("a", "b"), d, e) == Give("a", "desired says a")
+
+    def test_without_a_wish_comes_together_where_the_first_of_it_is(self) -> None:
+        d, e = dataset("d", desired=None), dataset("e", desired=None, tenure=tenure("b"))
+        assert decided("a", cluster("a", "b"), d, e) == Keep()
+        assert decided("b", cluster("a", "b"), d, e) == Give("a", "belongs with d")
+
+    def test_does_not_come_together_at_a_node_that_is_not_here(self) -> None:
+        d, e = dataset("d"), dataset("e", desired=None, tenure=tenure("b"))
+        assert decided("b", cluster("b"), d, e) == Keep()
+
     def test_that_is_too_large_for_one_transaction_is_said_to_be(self) -> None:
         many = [dataset(f"d{i:02}", tenure=None, desired="a") for i in range(MAX_UNIT + 1)]
         told = decided("a", cluster("a"), *many)

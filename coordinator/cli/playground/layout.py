@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -43,7 +44,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class Settings:
-    """`playground.json`: what the user asked for. subnet: three bytes with dots. complete: `up` came to its end."""
+    """`playground.json`: what the user asked for. subnet: three bytes with dots. complete: `up` came to its end.
+
+    For tests: environment is added to that of every agent; etcd_port is where agents reach the etcd members, and can be
+    that of a proxy in each member's network.
+    """
 
     nodes: int
     etcd: int
@@ -53,6 +58,8 @@ class Settings:
     etcd_fast: bool = False
     reset: bool = False
     complete: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    etcd_port: int = CLIENT_PORT
 
     def machines(self) -> list[Machine]:
         return self.node_machines() + self.etcd_machines()
@@ -86,7 +93,15 @@ class Settings:
     @property
     def endpoints(self) -> list[str]:
         """For etcd's clients."""
-        return [f"http://{self.address(machine)}:{CLIENT_PORT}" for machine in self.etcd_machines()]
+        return self._endpoints(CLIENT_PORT)
+
+    @property
+    def agent_endpoints(self) -> list[str]:
+        """For the agents."""
+        return self._endpoints(self.etcd_port)
+
+    def _endpoints(self, port: int) -> list[str]:
+        return [f"http://{self.address(machine)}:{port}" for machine in self.etcd_machines()]
 
 
 @dataclass(frozen=True)

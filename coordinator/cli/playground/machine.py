@@ -187,7 +187,7 @@ def _boot(place: Place) -> subprocess.Popen[str]:
     if _MACHINE_ID.exists():
         binds.append((str(machine_id), str(_MACHINE_ID)))
     if machine.kind is Kind.NODE:
-        environment["DROVER_MACHINE_ID"] = machine_id.read_text().strip()
+        environment |= {"DROVER_MACHINE_ID": machine_id.read_text().strip(), **settings.environment}
         (place.home / "state").mkdir(exist_ok=True)
         (place.home / "shared").mkdir(exist_ok=True)
         layout.shared.mkdir(exist_ok=True)
@@ -219,7 +219,7 @@ def _boot(place: Place) -> subprocess.Popen[str]:
 
 def _agent_settings(place: Place) -> str:
     settings, address = place.settings, place.settings.address(place.machine)
-    endpoints = ", ".join(f'"{endpoint}"' for endpoint in settings.endpoints)
+    endpoints = ", ".join(f'"{endpoint}"' for endpoint in settings.agent_endpoints)
     timings = f'timings = "{settings.timings}"\n' if settings.timings else ""
     reset = '[guard]\nreset = "reboot"\n\n' if settings.reset else ""
     return f"""\

@@ -86,7 +86,7 @@ def _settings(layout: Layout, asked: Settings) -> Settings:
                 f"the playground in {layout.directory} has data of {old.etcd} etcd members, not {asked.etcd}",
                 f"Give --etcd {old.etcd}, or delete it: drover playground down --delete {layout.directory}",
             )
-        return replace(asked, subnet=old.subnet)
+        return replace(asked, subnet=old.subnet, environment=old.environment, etcd_port=old.etcd_port)
     if any(layout.directory.iterdir()):
         raise NotPossible(
             f"{layout.directory} is not empty and not a playground", "Choose a directory that is empty or not there."
