@@ -15,10 +15,11 @@ from drover.coordinator.cli.describe import check_target, the_declared
 from drover.coordinator.cli.errors import Interrupted, NotPossible
 from drover.coordinator.cli.follow import Arrived, follow
 from drover.coordinator.cli.picture import Dataset, Misdeclared, Picture, take
+from drover.coordinator.cli.wish import wish
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
 from drover.coordinator.records import State, Status
 from drover.coordinator.store import Store
-from drover.coordinator.txn import Delete, Put, Txn, absent, unchanged
+from drover.coordinator.txn import Delete, Txn, absent, unchanged
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ async def _put(store: Store, keys: Keys, dataset: Dataset, node: str) -> int:
     conflict = f"somebody else said just now where {dataset.name} should be"
     if before is not None and before.node == node and dataset.answered:
         await commit(store, Txn((unchanged(key, before.entry),), (Delete(key),)), conflict)
-        return (await commit(store, Txn((absent(key),), (Put(key, node.encode()),)), conflict)).revision
-    put = Txn((unchanged(key, before.entry if before else None),), (Put(key, node.encode()),))
+        return (await commit(store, Txn((absent(key),), wish(keys, dataset.name, node, "move")), conflict)).revision
+    put = Txn((unchanged(key, before.entry if before else None),), wish(keys, dataset.name, node, "move"))
     return (await commit(store, put, conflict)).revision
 
 

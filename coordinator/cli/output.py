@@ -105,6 +105,11 @@ def seconds(duration: float) -> str:
     return f"{int(duration)} s"
 
 
+def milliseconds(count: int) -> str:
+    """`58 ms`, `7.2 s`, `4 min`."""
+    return f"{count} ms" if count < 1000 else f"{count / 1000:.1f} s" if count < 100_000 else seconds(count / 1000)
+
+
 def age(stamp: str, now: datetime) -> str:
     """How long ago a stored time was, by the clock of whoever wrote it; "" where it says none."""
     try:

@@ -35,7 +35,10 @@ class DatasetJson(TypedDict):
     unfenced: Annotated[list[str], "incarnations that may still be able to write"]
     together: Annotated[list[str], "datasets that move with it: of its group, or used by the same workload"]
     workloads: Annotated[list[str], "workloads that use it"]
-    cutover_ms: Annotated[int | None, "how long it was mounted nowhere in its last planned move"]
+    cutover_ms: Annotated[
+        int | None,
+        "how long it was mounted nowhere when its epoch began, in a move or since a dead node's last heartbeat",
+    ]
     history: Annotated[list[dict[str, Any]], "newest last; `show` only, empty elsewhere"]
 
 

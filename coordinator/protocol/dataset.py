@@ -27,6 +27,8 @@ class Dataset:
     desired: str | Invalid | None = None
     desired_revision: int = 0
     desired_created: int = 0
+    desired_by: str = ""
+    """Who put `desired`, as far as they said."""
     tenure: Tenure | None = None
     tenure_revision: int = 0
     leased: bool = False

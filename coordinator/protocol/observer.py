@@ -54,6 +54,7 @@ def silence(watched: Watched, by: str, now: float, at: str) -> Fence:
         armed=watched.heartbeat.armed,
         detail=f"heartbeat still for {now - watched.since:.1f} s",
         at=at,
+        still=round(now - watched.since, 3),
     )
 
 
