@@ -391,6 +391,7 @@ class Cordon(Record):
 
     by: str = ""
     reason: str = ""
+    at: str = ""
 
 
 R = TypeVar("R", bound=Record)

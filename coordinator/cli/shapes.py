@@ -89,6 +89,22 @@ class RemovedJson(TypedDict):
     node: Annotated[str | None, "the node that has it now"]
 
 
+class CordonJson(TypedDict):
+    """`drover cordon --json`, `uncordon`"""
+
+    changed: Annotated[bool, "false: it was so already"]
+    node: str
+    cordoned: bool
+
+
+class DrainJson(TypedDict):
+    """`drover drain --json`"""
+
+    node: str
+    moved: Annotated[list[dict[str, Any]], "dataset, node, epoch and cutover_ms of each"]
+    stuck: Annotated[dict[str, str], "datasets that are still there, with the reason"]
+
+
 class FenceJson(TypedDict):
     """`drover fence --json`"""
 

@@ -215,3 +215,20 @@ def test_a_reader_that_stops_reading_is_no_error(shell: Shell) -> None:
     ran = subprocess.run(["bash", "-c", command], env=shell.environment, capture_output=True, text=True, timeout=30)
     assert "Traceback" not in ran.stderr
     assert "Exception" not in ran.stderr
+
+
+def test_ctrl_c_in_a_drain_stops_watching_and_says_what_goes_on_and_what_was_not_begun(shell: Shell) -> None:
+    for name in ("mail", "notes"):
+        shell.put(shell.keys.dataset(name), '{"backend": "loopback", "size": "1GiB"}')
+        shell.owned(name, "node-a", 1)
+    draining = shell.start("drain", "node-a", "--parallel", "1")
+    read_until(draining.stdout, "2 to move")
+    deadline = time.monotonic() + 10
+    while not shell.get(shell.keys.desired("mail")):
+        assert time.monotonic() < deadline
+    draining.send_signal(signal.SIGINT)
+    _, err = draining.communicate(timeout=10)
+    assert draining.returncode == 130
+    assert "0 moved; mail moves on by itself; notes was not begun." in err
+    assert shell.get(shell.keys.desired("mail")) == "node-b"
+    assert shell.get(shell.keys.desired("notes")) == ""

@@ -24,6 +24,9 @@ EVERY = [
     ("move", "notes", "node-b"),
     ("rm", "notes"),
     ("nodes",),
+    ("cordon", "node-b"),
+    ("uncordon", "node-b"),
+    ("drain", "node-c"),
     ("fence", "node-a", "--confirm"),
 ]
 
