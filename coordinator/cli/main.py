@@ -38,6 +38,10 @@ VERBS = {
     "move": Verb("Move a dataset to a node, with all that uses it.", f"{_HERE}.move:move"),
     "rm": Verb("Remove a dataset: its data is kept, or destroyed where it says reclaim: delete.", f"{_HERE}.rm:rm"),
     "nodes": Verb("List all nodes: who is here, who is silent, who is fenced and why.", f"{_HERE}.nodes:nodes"),
+    "events": Verb(
+        "Tell what happened: changes of owner with who asked, fences, cordons, pauses; with -f what happens now.",
+        f"{_HERE}.events:events",
+    ),
     "cordon": Verb("Let a node take no new datasets. What it has stays there.", f"{_HERE}.cordon:cordon"),
     "uncordon": Verb("Let a node take datasets again. Nothing comes back by itself.", f"{_HERE}.cordon:uncordon"),
     "drain": Verb("Cordon a node and move all its datasets to others, a few at a time.", f"{_HERE}.drain:drain"),

@@ -84,8 +84,9 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-def say_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)  # noqa: T201
+def say_json(value: Any, indent: int | None = 2) -> None:
+    """indent: None for one line."""
+    print(json.dumps(value, indent=indent, ensure_ascii=False), flush=True)  # noqa: T201
 
 
 def complain(text: str) -> None:

@@ -105,6 +105,22 @@ class DrainJson(TypedDict):
     stuck: Annotated[dict[str, str], "datasets that are still there, with the reason"]
 
 
+class EventJson(TypedDict):
+    """One line of `drover events --json`"""
+
+    revision: Annotated[int, "etcd's, when it was written"]
+    at: Annotated[str, "UTC, by the clock of whoever wrote it"]
+    kind: Annotated[
+        str,
+        "`epoch` (another owner), `active` (and its gap is over), `fence`, `cordon`, `uncordon`, `pause`, `resume`, "
+        "`here` or `away` (a node's session began or ended)",
+    ]
+    what: Annotated[str, "for people"]
+    dataset: str | None
+    node: str | None
+    epoch: int | None
+
+
 class FenceJson(TypedDict):
     """`drover fence --json`"""
 
