@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,7 +27,7 @@ from pydantic import (
 
 from drover.coordinator.keys import name_error
 from drover.coordinator.sizes import format_size, parse_size
-from drover.coordinator.timings import MAX_D_HARD
+from drover.coordinator.timings import MAX_D_HARD, MAX_PAUSE
 
 FORMAT = 1
 """Version of the stored format, kept in the `cluster` record."""
@@ -201,7 +202,8 @@ class Heartbeat(Record):
 
     clock: the sender's CLOCK_BOOTTIME in seconds. d_hard: seconds after the sending of this heartbeat at which the
     sender has stopped writing. armed: a reset is armed that makes this true even if the sender hangs. A placeholder is
-    put by an observer who found no heartbeat: its owner may go on from it.
+    put by an observer who found no heartbeat: its owner may go on from it. longer: seconds by which the sender's
+    deadlines lie later, as the cluster is paused.
     """
 
     incarnation: str
@@ -212,6 +214,12 @@ class Heartbeat(Record):
     machine: str = ""
     boot: str = ""
     placeholder: bool = False
+    longer: Annotated[float, Field(ge=0, le=MAX_PAUSE)] = 0.0
+
+    @property
+    def writes_for(self) -> float:
+        """Seconds after its sending at which the sender has stopped writing."""
+        return self.d_hard + self.longer
 
 
 def refusal(spec: DatasetSpec, nodes: Iterable[NodeRecord]) -> str:
@@ -392,6 +400,21 @@ class Cordon(Record):
     by: str = ""
     reason: str = ""
     at: str = ""
+
+
+class Pause(UserRecord):
+    """`pause`: until then nothing changes hands and nobody is fenced for being silent; owners go on without etcd."""
+
+    until: AwareDatetime
+    by: str = ""
+    reason: str = ""
+
+    @property
+    def words(self) -> str:
+        """`paused by ann until 2026-11-24T15:00:00Z (new etcd)`"""
+        by = f" by {self.by}" if self.by else ""
+        why = f" ({self.reason})" if self.reason else ""
+        return one_line(f"paused{by} until {self.until.isoformat(timespec='seconds').replace('+00:00', 'Z')}{why}")
 
 
 R = TypeVar("R", bound=Record)

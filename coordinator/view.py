@@ -22,6 +22,7 @@ from drover.coordinator.records import (
     Fence,
     InvalidRecord,
     NodeRecord,
+    Pause,
     Record,
     Status,
     Tenure,
@@ -39,6 +40,7 @@ _RECORDS: Mapping[Kind, type[Record]] = {
     Kind.CORDONS: Cordon,
     Kind.STATUS: Status,
     Kind.ASKED: Asked,
+    Kind.PAUSE: Pause,
 }
 _OF_DATASETS = frozenset({Kind.DATASETS, Kind.DESIRED, Kind.ASKED, Kind.OWNERS, Kind.LEASES, Kind.STATUS})
 _NAMING = (Kind.DATASETS, Kind.DESIRED, Kind.OWNERS)
@@ -226,7 +228,8 @@ class View:
             for n, reason in self.invalid_workloads().items()
             for dataset in _datasets_named(self._entries[Kind.WORKLOADS][n].value)
         }
-        return Cluster(nodes, fences, workloads, misfits)
+        pause = self._record(Kind.PAUSE, "")
+        return Cluster(nodes, fences, workloads, misfits, pause if isinstance(pause, Pause) else None)
 
     def invalid_workloads(self) -> dict[str, str]:
         """Workloads that cannot be used, and why."""

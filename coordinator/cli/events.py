@@ -24,6 +24,7 @@ from drover.coordinator.records import (
     HistoryEntry,
     InvalidRecord,
     NodeRecord,
+    Pause,
     R,
     timestamp,
 )
@@ -83,6 +84,8 @@ def event(change: Change, keys: Keys) -> Event | None:
             told = f"by {cordon.by}" if cordon.by else ""
             what = ": ".join(filter(None, (told, cordon.reason)))
             return Event(revision, cordon.at, "cordon", what, node=key.name)
+        case Kind.PAUSE if pause := _read(Pause, value):
+            return Event(revision, "", "pause", pause.words)
         case Kind.NODES if record := _read(NodeRecord, value):
             if change.entry.create_revision != revision:
                 return None
@@ -106,6 +109,8 @@ def _gone(key: Key, revision: int) -> Event | None:
     match key.kind:
         case Kind.CORDONS:
             return Event(revision, at, "uncordon", "takes datasets again", node=key.name)
+        case Kind.PAUSE:
+            return Event(revision, at, "resume", "the cluster goes on")
         case Kind.NODES:
             return Event(revision, at, "away", "its session has ended", node=key.name)
     return None
@@ -128,6 +133,7 @@ def _ranges(keys: Keys, dataset: str) -> Iterator[tuple[str, str]]:
     yield keys.under(Kind.FENCES), range_end(keys.under(Kind.FENCES))
     yield keys.under(Kind.HISTORY), range_end(keys.under(Kind.HISTORY))
     yield keys.under(Kind.NODES), range_end(keys.under(Kind.NODES))
+    yield keys.pause, keys.pause + "\0"
 
 
 async def past(store: Store, keys: Keys, dataset: str = "") -> tuple[list[Event], int]:

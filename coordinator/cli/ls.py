@@ -9,6 +9,7 @@ import typer
 from drover.coordinator.cli import options, output
 from drover.coordinator.cli.connection import connection, run
 from drover.coordinator.cli.describe import dataset_json, now
+from drover.coordinator.cli.pause import paused_json
 from drover.coordinator.cli.picture import Dataset, Picture, Undeclared, take_warned
 from drover.coordinator.cli.shapes import DatasetsJson
 from drover.coordinator.cli.situation import INVALID, UNPLACED, NeedsYou, situation
@@ -66,12 +67,18 @@ def ls(
     datasets = [it for it in picture.datasets.values() if shown(it, everything)]
     if as_json:
         output.say_json(
-            DatasetsJson(datasets=[dataset_json(it, picture) for it in datasets], ignored=dict(picture.ignored))
+            DatasetsJson(
+                datasets=[dataset_json(it, picture) for it in datasets],
+                ignored=dict(picture.ignored),
+                paused=paused_json(picture.pause),
+            )
         )
         return
     if datasets:
         output.say(output.table(HEAD, [row(it, picture) for it in datasets], {"PHASE": paint}))
     else:
         output.complain("No datasets yet. Declare one: drover create NAME --size 1GiB")
+    if picture.pause is not None:
+        output.complain(output.plain(f"{picture.pause.words}: nothing moves or fails over. To go on: drover resume"))
     for key, reason in sorted(picture.ignored.items()):
         output.complain(f"ignored: {output.plain(f'{key}: {reason}')}")

@@ -45,6 +45,13 @@ VERBS = {
     "cordon": Verb("Let a node take no new datasets. What it has stays there.", f"{_HERE}.cordon:cordon"),
     "uncordon": Verb("Let a node take datasets again. Nothing comes back by itself.", f"{_HERE}.cordon:uncordon"),
     "drain": Verb("Cordon a node and move all its datasets to others, a few at a time.", f"{_HERE}.drain:drain"),
+    "pause": Verb(
+        "Pause the cluster: nothing moves or fails over, and owners go on writing though etcd is away.",
+        f"{_HERE}.pause:pause",
+    ),
+    "resume": Verb(
+        "End a pause. Returns when every node that is here goes by its usual deadlines again.", f"{_HERE}.pause:resume"
+    ),
     "fence": Verb(
         "Give your word that a machine is off, so that others may take its datasets.", f"{_HERE}.fence:fence"
     ),

@@ -64,6 +64,7 @@ class DatasetsJson(TypedDict):
     ignored: Annotated[
         dict[str, str], "keys below the prefix that nobody acts on, with the reason, where no dataset tells it"
     ]
+    paused: Annotated[dict[str, str] | None, "until, by and reason of the pause"]
 
 
 class NodesJson(TypedDict):
@@ -119,6 +120,13 @@ class EventJson(TypedDict):
     dataset: str | None
     node: str | None
     epoch: int | None
+
+
+class PausedJson(TypedDict):
+    """`drover pause --json`, `resume`"""
+
+    changed: Annotated[bool, "false: it was so already"]
+    paused: Annotated[dict[str, str] | None, "until, by and reason of the pause"]
 
 
 class FenceJson(TypedDict):

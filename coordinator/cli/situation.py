@@ -99,7 +99,7 @@ def _held(dataset: Dataset, tenure: Tenure, picture: Picture, now: datetime) -> 
 
 def _next(dataset: Dataset, tenure: Tenure, status: Status | None, node: Node, picture: Picture) -> Next:
     if node.state is NodeState.SILENT:
-        longest = f" in at most {seconds(required_wait(node.heartbeat.d_hard) + 1)}" if node.heartbeat else ""
+        longest = f" in at most {seconds(required_wait(node.heartbeat.writes_for) + 1)}" if node.heartbeat else ""
         return OnItsOwn(f"{tenure.node} comes back, or is fenced{longest}")
     match dataset.declaration:
         case Misdeclared(reason):

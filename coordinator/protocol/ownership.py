@@ -320,10 +320,12 @@ def report(seat: Seat, d: Dataset, status: Status) -> Txn:
     return _txn(seat, [_owner(seat, d)], then)
 
 
-def fence(seat: Seat, node: str, heartbeat: Heartbeat, revision: int, record: Record) -> Txn:
-    """Declare an incarnation dead, while its heartbeat is at the revision that was watched."""
+def fence(seat: Seat, node: str, heartbeat: Heartbeat, revision: int, record: Record, pause: int = 0) -> Txn:
+    """Declare an incarnation dead, while its heartbeat is at the revision that was watched. pause: mod revision of what
+    stands in `pause` and is none."""
     keys = seat.keys
     compare = [ModRevision(keys.heartbeat(node), revision), absent(keys.fence(heartbeat.incarnation))]
+    compare.append(ModRevision(keys.pause, pause))
     return _txn(seat, compare, [Put(keys.fence(heartbeat.incarnation), record.encode())])
 
 
