@@ -81,6 +81,17 @@ class ChangeJson(TypedDict):
     dataset: Annotated[DatasetJson, "as it was read right after the change"]
 
 
+class ForeseenJson(TypedDict):
+    """`drover move --dry-run --json`"""
+
+    datasets: Annotated[list[str], "all that would move, the one that was named first"]
+    source: Annotated[str | None, "the node that has it; null: nobody"]
+    to: str
+    stops: Annotated[list[str], "workloads that would be stopped, and started there"]
+    gap_ms: Annotated[int | None, "how long it would be mounted nowhere: the median of earlier moves"]
+    gap_of_moves: Annotated[int, "how many moves that was made from"]
+
+
 class RemovedJson(TypedDict):
     """`drover rm --json`"""
 

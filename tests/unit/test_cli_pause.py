@@ -116,3 +116,10 @@ def test_waiting_ends_as_soon_as_the_last_node_has_said_so(w: World) -> None:
             await task
 
     asyncio.run(waited())
+
+
+def test_show_says_what_waits_for_the_end_of_the_pause(w: World) -> None:
+    w.dataset("notes")
+    w.desired("notes", "node-a")
+    w.put(w.keys.pause, Pause(until=datetime(2026, 1, 2, 15, tzinfo=UTC), by="ann"))
+    assert "node-a takes it, after the pause: paused by ann until 2026-01-02T15:00:00Z" in w.drover("show", "notes").out
