@@ -95,11 +95,13 @@ class Verbs(typer.core.TyperGroup):
             formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
 
 
-def _plain_app(**settings: Any) -> typer.Typer:
-    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, **settings)
+def _plain_app(add_completion: bool = False, **settings: Any) -> typer.Typer:
+    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=add_completion, **settings)
 
 
-app = _plain_app(cls=Verbs, no_args_is_help=True, context_settings={"help_option_names": ["--help", "-h"]})
+app = _plain_app(
+    add_completion=True, cls=Verbs, no_args_is_help=True, context_settings={"help_option_names": ["--help", "-h"]}
+)
 
 
 def _version(asked: bool) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from drover.coordinator.cli import options, output
 from drover.coordinator.cli.change import Change, tell
+from drover.coordinator.cli.completion import nodes
 from drover.coordinator.cli.connection import commit, connection, run
 from drover.coordinator.cli.describe import check_target, the_declared
 from drover.coordinator.cli.errors import Interrupted, NotPossible, Usage
@@ -137,7 +138,10 @@ async def _put(store: Store, keys: Keys, dataset: Dataset, node: str) -> int:
 def move(
     name: options.DatasetName,
     node: Annotated[
-        str, typer.Argument(metavar="NODE", show_default=False, help="The node's name; not with --cancel.")
+        str,
+        typer.Argument(
+            metavar="NODE", show_default=False, help="The node's name; not with --cancel.", autocompletion=nodes
+        ),
     ] = "",
     wait: Annotated[
         bool, typer.Option("--wait", help="Watch until it is there. Ctrl-C stops watching, not the move.")
