@@ -271,10 +271,10 @@ class Agent:
             log.error("no heartbeat is sent: the guard does not answer")
         return answers
 
-    def deadline_counts_from(self, sent: Instant) -> None:
+    def deadline_counts_from(self, sent: Instant, longer: float) -> None:
         if self._guard is not None:
             timings = self._settings.timings
-            self._guard.extend(sent, timings.d_soft, timings.d_io)
+            self._guard.extend(sent, timings.d_soft + longer, timings.d_io + longer)
 
     def gate_is_open(self) -> bool:
         return self._guard is not None and self._guard.round is not None
@@ -300,7 +300,15 @@ class Agent:
 
     def _applicant(self, guard: Guard) -> Applicant:
         settings = self._settings
-        return Applicant(settings.node, settings.machine_id, boot_id(), settings.timings, self._describe(), guard.armed)
+        return Applicant(
+            settings.node,
+            settings.machine_id,
+            boot_id(),
+            settings.timings,
+            self._describe(),
+            guard.armed,
+            guard.until,
+        )
 
     def _guard_settings(self) -> GuardSettings:
         settings = self._settings

@@ -56,7 +56,7 @@ class Executor:
     telemetry: Telemetry
     helpers: HelperPool
     cutovers: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """By dataset: an epoch, and the milliseconds of the move that began it."""
+    """By dataset: an epoch, and the milliseconds for which it was mounted nowhere when that began."""
     _down: dict[str, float] = field(default_factory=dict)
 
     def path(self, dataset: str) -> Path:
@@ -157,8 +157,9 @@ class Executor:
             return
         seconds = max(0.0, time.time() - tenure.down)
         self.cutovers[d.name] = (tenure.epoch, round(seconds * 1000))
-        self.telemetry.moved(seconds)
-        log.info("%s moved here from %s, cut-over %.0f ms", d.name, tenure.source, seconds * 1000)
+        if tenure.evidence is None:
+            self.telemetry.moved(seconds)
+            log.info("%s moved here from %s, cut-over %.0f ms", d.name, tenure.source, seconds * 1000)
 
     async def _start(self, name: str) -> None:
         spec = self.member.view.cluster.workloads.get(name)

@@ -69,6 +69,9 @@ class Sight:
     def etcd_went_back(self) -> bool:
         return bool(self.halted)
 
+    def paused(self) -> bool:
+        return self._member is not None and self._member.view.cluster.pause is not None
+
     def datasets(self) -> Sequence[DatasetView]:
         if self._member is None:
             return ()

@@ -38,9 +38,9 @@ class Blocked:
 class Situation:
     """All that is decided on. now: CLOCK_BOOTTIME, seconds. life: etcd's revision when this life of the agent began.
 
-    here: by dataset, for those with a tenure. cutovers: by dataset: milliseconds of the planned move that began this
-    epoch. conditions: by workload of this unit. failures: restarts in a row, by
-    workload. claim_since: when the claim that is open was first decided on.
+    here: by dataset, for those with a tenure. cutovers: by dataset: milliseconds of the move or fail-over that began
+    this epoch. conditions: by workload of this unit. failures: restarts in a row, by workload. claim_since: when the
+    claim that is open was first decided on.
     """
 
     node: str

@@ -79,6 +79,8 @@ WENT_BACK = Metric(
 )
 LOOKS = Metric("drover_backend_looks_total", "counter", "Times that a back end was asked what is here", ("backend",))
 
+PAUSED = Metric("drover_paused", "gauge", "Whether the cluster is paused: nothing changes hands")
+
 METRICS = (
     DATASETS,
     MARGIN,
@@ -97,6 +99,7 @@ METRICS = (
     PILING_UP,
     KNOWN_BUGS,
     WENT_BACK,
+    PAUSED,
 )
 
 
@@ -104,7 +107,7 @@ METRICS = (
 class Gauges:
     """datasets: how many, by (phase, backend). margin: seconds until D_soft. connected: etcd answers. looks: so far, by
     backend. piling_up: etcd's history, for want of compaction. known_bugs: of the etcd that answers. went_back:
-    etcd did, and the agent is halted."""
+    etcd did, and the agent is halted. paused: the cluster is."""
 
     datasets: Mapping[tuple[str, str], int]
     margin: float
@@ -113,6 +116,7 @@ class Gauges:
     piling_up: bool = False
     known_bugs: int = 0
     went_back: bool = False
+    paused: bool = False
 
 
 class Telemetry:
@@ -136,6 +140,7 @@ class Telemetry:
             PILING_UP: self._history,
             KNOWN_BUGS: self._bugs,
             WENT_BACK: self._halted,
+            PAUSED: self._paused,
         }
         for gauge, look in looks.items():
             self._meter.create_observable_gauge(gauge.name, [look], gauge.unit, gauge.help)
@@ -215,6 +220,10 @@ class Telemetry:
     def _halted(self, _: CallbackOptions) -> Iterable[Observation]:
         if gauges := self._gauges:
             yield Observation(int(gauges.went_back))
+
+    def _paused(self, _: CallbackOptions) -> Iterable[Observation]:
+        if gauges := self._gauges:
+            yield Observation(int(gauges.paused))
 
     def _looks(self, _: CallbackOptions) -> Iterable[Observation]:
         if gauges := self._gauges:

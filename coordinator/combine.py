@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 from drover.coordinator.store import Store, StoreError, Unanswered, Unavailable
-from drover.coordinator.txn import Txn, TxnResult
+from drover.coordinator.txn import Delete, Txn, TxnResult
 
 MOST = 128
 """Compares, and operations, that etcd takes in one transaction (its default, --max-txn-ops)."""
@@ -27,15 +27,23 @@ def compatible(txns: Sequence[Txn]) -> list[int]:
     taken: list[int] = []
     written: set[str] = set()
     touched: set[str] = set()
+    deleted: list[Delete] = []
     for place, txn in enumerate(txns):
         writes = {operation.key for operation in txn.then}
         touches = writes | {compare.key for compare in txn.compare} | set(txn.read)
-        if taken and (writes & touched or touches & written or _size([*(txns[n] for n in taken), txn]) > MOST):
+        deletes = [operation for operation in txn.then if isinstance(operation, Delete) and operation.end]
+        clash = writes & touched or touches & written or _inside(touched, deletes) or _inside(touches, deleted)
+        if taken and (clash or _size([*(txns[n] for n in taken), txn]) > MOST):
             continue
         taken.append(place)
         written |= writes
         touched |= touches
+        deleted += deletes
     return taken
+
+
+def _inside(keys: set[str], ranges: Sequence[Delete]) -> bool:
+    return any(it.key <= key < it.end for it in ranges for key in keys)
 
 
 def combined(txns: Sequence[Txn]) -> Txn:

@@ -230,8 +230,9 @@ def _operation(operation: Put | Delete) -> Any:
     match operation:
         case Put(key, value, lease):
             return rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=encode(key), value=value, lease=lease))
-        case Delete(key):
-            return rpc_pb2.RequestOp(request_delete_range=rpc_pb2.DeleteRangeRequest(key=encode(key)))
+        case Delete(key, end):
+            deleted = rpc_pb2.DeleteRangeRequest(key=encode(key), range_end=encode(end))
+            return rpc_pb2.RequestOp(request_delete_range=deleted)
 
 
 def txn_request(txn: Txn) -> Any:

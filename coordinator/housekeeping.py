@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from drover.coordinator.etcd_versions import Flawed, judge
@@ -78,6 +79,7 @@ class Housekeeping:
                 await self._member.view.ready(self._pace.every)
                 await self._look()
                 if rank("housekeeping", self._member.view.cluster.nodes)[:1] == [self._member.node]:
+                    await self._end_pause()
                     if self._compacts:
                         await self._compact()
                     if rounds % _COLLECT == 0:
@@ -112,6 +114,16 @@ class Housekeeping:
             )
         else:
             self._piling_up.over()
+
+    async def _end_pause(self) -> None:
+        """A pause that is over, by this node's clock, is taken away. Raises StoreError."""
+        member = self._member
+        pause, entry = member.view.cluster.pause, member.view.entry(Kind.PAUSE, "")
+        if pause is not None and entry is not None and pause.until <= datetime.now(UTC):
+            key = member.keys.pause
+            fence = absent(member.keys.fence(member.incarnation))
+            if (await member.store.txn(Txn((unchanged(key, entry), fence), (Delete(key),)))).succeeded:
+                log.info("the pause is over: %s", pause.words)
 
     async def _compact(self) -> None:
         """Forget what is older than `keep`, and of the rest all but the newest `most` revisions. Raises StoreError."""

@@ -17,7 +17,7 @@ from drover.coordinator.etcd_versions import Sound, judge
 from drover.coordinator.keys import Keys, Kind, range_end
 from drover.coordinator.mark import MarkFile
 from drover.coordinator.protocol import history, observer
-from drover.coordinator.protocol.clock import Instant
+from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import Identity
 from drover.coordinator.records import Cluster, Evidence, Fence, Heartbeat, InvalidRecord, NodeRecord, R, Tenure
 from drover.coordinator.store import LeaseGone, NoSpace, OtherEtcd, Store, Unanswered, Unavailable, Unfit, WentBack
@@ -73,11 +73,14 @@ class Applicant:
     timings: Timings
     describe: NodeRecord
     armed: bool = False
+    until: Deadline | None = None
+    """D_soft of no heartbeat that an earlier agent of this boot sent, answered or not, comes before; None: nobody knows
+    it."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """A seat taken. revision, counter, sent: of the heartbeat that the session goes on from."""
+    """A seat taken. revision, counter, sent, longer: of the heartbeat that the session goes on from."""
 
     identity: Identity
     lease: int
@@ -85,6 +88,7 @@ class Joined:
     revision: int
     counter: int
     sent: Instant
+    longer: float = 0.0
 
 
 LeftOver = Callable[[], Awaitable[list[str]]]
@@ -210,11 +214,13 @@ class Joining:
                 return observer.stand_in(incarnation).model_copy(update={"machine": machine, "boot": boot})
         return None
 
-    def _seat(self, cluster: str, incarnation: str, lease: int, revision: int, counter: int) -> Joined:
+    def _seat(
+        self, cluster: str, incarnation: str, lease: int, revision: int, counter: int, longer: float = 0.0
+    ) -> Joined:
         who = self._who
         identity = Identity(who.node, incarnation, who.machine, who.boot, who.armed)
         sent = self._sent.get(counter)
-        return Joined(identity, lease, cluster, revision, counter, sent or self._clock())
+        return Joined(identity, lease, cluster, revision, counter, sent or self._clock(), longer)
 
     async def _resume(self, cluster: str, entry: Entry, before: Heartbeat) -> Joined | None:
         """Go on as the incarnation that an earlier agent of this boot left."""
@@ -229,9 +235,17 @@ class Joining:
         now = self._clock()
         age = max(0.0, now.boot - before.clock)
         counter = before.counter + RESUME_STEP
-        self._sent[counter] = Instant(now.boot - age, now.raw - age)
+        self._sent[counter] = sent = Instant(now.boot - age, now.raw - age)
         log.info("goes on as %s", saved.incarnation)
-        return self._seat(cluster, saved.incarnation, saved.lease, entry.mod_revision, counter)
+        longer = self._still_promised(before, sent)
+        return self._seat(cluster, saved.incarnation, saved.lease, entry.mod_revision, counter, longer)
+
+    def _still_promised(self, before: Heartbeat, sent: Instant) -> float:
+        """By how much longer than usual a session may go on that an earlier agent left in a pause. Seconds."""
+        if (until := self._who.until) is None:
+            return 0.0
+        soft = sent.plus(self._who.timings.d_soft)
+        return max(0.0, min(before.longer, until.boot - soft.boot, until.raw - soft.raw))
 
     async def _join(self, cluster: str, entry: Entry | None, before: Heartbeat | None) -> Joined | None:
         keys, who = self._keys, self._who
@@ -296,7 +310,7 @@ class Joining:
         """Another machine has the name. It keeps it, unless its heartbeat stands still for W."""
         key = self._keys.heartbeat(self._who.node)
         start = self._clock().raw
-        wait = required_wait(before.d_hard)
+        wait = required_wait(before.writes_for)
         log.warning("node %s was last on another machine; waiting %.0f s for a sign of it", self._who.node, wait)
         while (passed := self._clock().raw - start) < wait:
             await asyncio.sleep(min(_RETRY, wait - passed))

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     CLUSTER = "cluster"
     DATASETS = "datasets"
     DESIRED = "desired"
+    ASKED = "asked"
     WORKLOADS = "workloads"
     NODES = "nodes"
     HEARTBEATS = "heartbeats"
@@ -100,6 +101,9 @@ class Keys:
 
     def desired(self, dataset: str) -> str:
         return self.of(Kind.DESIRED, dataset)
+
+    def asked(self, dataset: str) -> str:
+        return self.of(Kind.ASKED, dataset)
 
     def workload(self, workload: str) -> str:
         return self.of(Kind.WORKLOADS, workload)

@@ -28,7 +28,7 @@ from drover.coordinator.protocol.placement import Claim
 from drover.coordinator.protocol.session import CloseGate, Ended, Live, OpenGate, Send
 from drover.coordinator.records import Heartbeat, Holder, InvalidRecord, NodeRecord, Status, Tenure, timestamp
 from drover.coordinator.store import Denied, LeaseGone, NoSpace, Store, StoreError, Unanswered, Unavailable, WentBack
-from drover.coordinator.timings import Timings
+from drover.coordinator.timings import MAX_PAUSE, Timings
 from drover.coordinator.txn import Compare, Entry, Put, Txn, TxnResult, absent, unchanged
 from drover.coordinator.view import View
 
@@ -54,6 +54,11 @@ class Lost(Exception):
         self.ended = ended
 
 
+def _deadline(state: session.State) -> tuple[Instant, float] | None:
+    """What the deadlines are counted from, and by how much longer than usual."""
+    return (state.sent, state.longer) if isinstance(state, Live) else None
+
+
 class Listener(Protocol):
     """Who wants to know: the agent, for its guard and for metrics. Called in the event loop; must not block."""
 
@@ -61,8 +66,9 @@ class Listener(Protocol):
         """Whether somebody ends this node's writing when the deadline passes; else it is not moved on."""
         ...
 
-    def deadline_counts_from(self, sent: Instant) -> None:
-        """When the newest heartbeat that was answered had been sent."""
+    def deadline_counts_from(self, sent: Instant, longer: float) -> None:
+        """When the newest heartbeat that was answered had been sent. longer: seconds by which the deadlines lie later
+        than usual, in a pause."""
         ...
 
     def gate_is_open(self) -> bool: ...
@@ -90,7 +96,7 @@ class Member:
         self.identity, self.cluster_id, self.lease = joined.identity, joined.cluster, joined.lease
         self.view = View(store, keys)
         self._describe, self._saved, self._listener, self._clock = describe, saved, listener, clock
-        self._state: session.State = session.begin(joined.revision, joined.counter, joined.sent, clock())
+        self._state: session.State = session.begin(joined.revision, joined.counter, joined.sent, clock(), joined.longer)
         self._moved = asyncio.Event()
         self.life = 0
         """etcd's revision when the first heartbeat of this life of the agent was answered; 0 before. What an earlier
@@ -160,7 +166,7 @@ class Member:
     async def run(self) -> None:
         """Raises Lost, Denied, WentBack (with the gate closed)."""
         if isinstance(self._state, Live):
-            self._listener.deadline_counts_from(self._state.sent)
+            self._listener.deadline_counts_from(self._state.sent, self._state.longer)
         try:
             await self._beat_once()
             async with asyncio.TaskGroup() as group:
@@ -194,9 +200,16 @@ class Member:
                     send = action
         if type(self._state) is not type(before):
             self._moved.set()
-        if isinstance(self._state, Live) and not (isinstance(before, Live) and before.sent == self._state.sent):
-            self._listener.deadline_counts_from(self._state.sent)
+        if (now := _deadline(self._state)) is not None and now != _deadline(before):
+            self._listener.deadline_counts_from(*now)
         return send
+
+    def _longer(self) -> float:
+        """By how much longer than usual this node may go on without etcd: as the pause says, by this node's clock."""
+        if (pause := self.view.cluster.pause) is None:
+            return 0.0
+        left = (pause.until - datetime.now(UTC)).total_seconds()
+        return min(max(left - self.timings.d_soft, 0.0), MAX_PAUSE)
 
     async def _watch_deadline(self) -> None:
         """Needs nobody: it ends the session's right to write when etcd, or the loop that beats, does not answer."""
@@ -223,7 +236,7 @@ class Member:
         """One heartbeat; whether it was answered."""
         if not self._listener.may_beat():
             return False
-        send = self._feed(session.Beat())
+        send = self._feed(session.Beat(self._longer()))
         if send is None:
             return False
         sent = send.attempt.sent

@@ -121,6 +121,8 @@ class _Watch:
         """Do what is due; how long to wait for the heartbeat to move before looking again. Seconds."""
         member, watched = self._member, self._watched
         try:
+            if member.view.cluster.pause is not None:
+                return 1.0
             fences = member.view.cluster.fences
             if watched is None or watched.heartbeat.incarnation in fences:
                 if self.incarnation in fences:
@@ -135,7 +137,9 @@ class _Watch:
                 return _AGAIN
             at = timestamp(datetime.now(UTC))
             record = observer.silence(watched, member.node, now, at)
-            txn = ownership.fence(member.seat(), self._node, watched.heartbeat, watched.revision, record)
+            unusable = member.view.entry(Kind.PAUSE, "")
+            paused = unusable.mod_revision if unusable else 0
+            txn = ownership.fence(member.seat(), self._node, watched.heartbeat, watched.revision, record, paused)
             if (await member.store.txn(txn)).succeeded:
                 log.warning("fenced %s: %s", watched.heartbeat.incarnation, record.detail)
         except StoreError as error:

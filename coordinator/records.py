@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,7 +27,7 @@ from pydantic import (
 
 from drover.coordinator.keys import name_error
 from drover.coordinator.sizes import format_size, parse_size
-from drover.coordinator.timings import MAX_D_HARD
+from drover.coordinator.timings import MAX_D_HARD, MAX_PAUSE
 
 FORMAT = 1
 """Version of the stored format, kept in the `cluster` record."""
@@ -201,7 +202,8 @@ class Heartbeat(Record):
 
     clock: the sender's CLOCK_BOOTTIME in seconds. d_hard: seconds after the sending of this heartbeat at which the
     sender has stopped writing. armed: a reset is armed that makes this true even if the sender hangs. A placeholder is
-    put by an observer who found no heartbeat: its owner may go on from it.
+    put by an observer who found no heartbeat: its owner may go on from it. longer: seconds by which the sender's
+    deadlines lie later, as the cluster is paused.
     """
 
     incarnation: str
@@ -212,6 +214,12 @@ class Heartbeat(Record):
     machine: str = ""
     boot: str = ""
     placeholder: bool = False
+    longer: Annotated[float, Field(ge=0, le=MAX_PAUSE)] = 0.0
+
+    @property
+    def writes_for(self) -> float:
+        """Seconds after its sending at which the sender has stopped writing."""
+        return self.d_hard + self.longer
 
 
 def refusal(spec: DatasetSpec, nodes: Iterable[NodeRecord]) -> str:
@@ -243,7 +251,8 @@ class Evidence(StrEnum):
 
 
 class Fence(Record):
-    """`fences/<incarnation>`: the durable record that an incarnation is dead to the cluster. Never taken back."""
+    """`fences/<incarnation>`: the durable record that an incarnation is dead to the cluster. Never taken back.
+    still: seconds for which its heartbeat had stood still; None: not known."""
 
     node: str
     by: str
@@ -252,6 +261,7 @@ class Fence(Record):
     """The heartbeat that stood still said that a reset was armed: then silence proves that the machine has stopped."""
     detail: str = ""
     at: str = ""
+    still: float | None = None
 
 
 class Holder(Record):
@@ -266,6 +276,13 @@ class Answers(Record):
 
     value: str = ""
     revision: int = 0
+
+
+class Asked(Record):
+    """`asked/<d>`: who put `desired/<d>`, and by what. Counts only where both were put in one transaction: then it is
+    about that very wish."""
+
+    by: str
 
 
 class State(StrEnum):
@@ -286,10 +303,12 @@ class Tenure(Record):
 
     unfenced: earlier holders that may still be able to write. refused: nodes that could not activate it in this turn.
     source: the node that handed it over, to which it goes back if this one cannot activate it.
-    down: when the source stopped using it for the handover, by its wall clock (Unix time, seconds): for measuring.
+    before: the node that had it in the epoch before. asked: who or what caused the epoch.
+    down: when its use was stopped before this epoch, by a wall clock (Unix time, seconds): by the source for the
+    handover, or by death, counted from the last heartbeat that was seen. For measuring.
     base: local copies: the snapshot that the epoch starts from. created: the spec's create revision; another one is
     another dataset of the same name. born: the file system was made; from then on missing data is an error.
-    txn: random id of the transaction that wrote this, to settle unanswered ones. asked: who or what caused the epoch.
+    txn: random id of the transaction that wrote this, to settle unanswered ones.
     """
 
     node: str
@@ -302,6 +321,8 @@ class Tenure(Record):
     unfenced: tuple[Holder, ...] = ()
     refused: tuple[str, ...] = ()
     source: str = ""
+    before: str = ""
+    asked: str = ""
     down: float | None = None
     base: str | None = None
     answers: Answers = Answers()
@@ -349,7 +370,8 @@ class Status(Record):
     path: str = ""
     warning: str = ""
     cutover_ms: int | None = None
-    """How long the dataset was mounted nowhere in the last planned move, by the wall clocks of source and target."""
+    """How long the dataset was mounted nowhere when this epoch began, by wall clocks: since the source of a move had
+    stopped using it, or since the last heartbeat that was seen of the node that died."""
     since: str = ""
 
     def same_as(self, other: Status | None) -> bool:
@@ -358,7 +380,8 @@ class Status(Record):
 
 
 class HistoryEntry(Record):
-    """`history/<d>/<epoch>`: one epoch, for audits."""
+    """`history/<d>/<epoch>`: one epoch, for audits. asked: who or what caused it. at: when it was assigned, or became
+    active. gap_ms: as a status' cutover_ms."""
 
     epoch: int
     node: str
@@ -366,7 +389,9 @@ class HistoryEntry(Record):
     evidence: Evidence | None = None
     before: str = ""
     """The node that had it before."""
+    asked: str = ""
     at: str = ""
+    gap_ms: int | None = None
 
 
 class Cordon(Record):
@@ -374,6 +399,22 @@ class Cordon(Record):
 
     by: str = ""
     reason: str = ""
+    at: str = ""
+
+
+class Pause(UserRecord):
+    """`pause`: until then nothing changes hands and nobody is fenced for being silent; owners go on without etcd."""
+
+    until: AwareDatetime
+    by: str = ""
+    reason: str = ""
+
+    @property
+    def words(self) -> str:
+        """`paused by ann until 2026-11-24T15:00:00Z (new etcd)`"""
+        by = f" by {self.by}" if self.by else ""
+        why = f" ({self.reason})" if self.reason else ""
+        return one_line(f"paused{by} until {self.until.isoformat(timespec='seconds').replace('+00:00', 'Z')}{why}")
 
 
 R = TypeVar("R", bound=Record)

@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MAX_D_HARD = 120.0
 """The largest d_hard that any node may use: what is waited for where the real one is not known. Seconds."""
 
+MAX_PAUSE = 6 * 3600.0
+"""The longest time from now on for which a node may promise to go on writing without etcd while the cluster is paused.
+Seconds."""
+
 
 class Timings(BaseModel):
     """In seconds; the protocol's table. They travel in each heartbeat."""

@@ -52,7 +52,10 @@ class Put:
 
 @dataclass(frozen=True)
 class Delete:
+    """One key, or with `end` all of [key, end)."""
+
     key: str
+    end: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from drover.coordinator.mirror import Mirror
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid, Node
 from drover.coordinator.protocol.placement import units
 from drover.coordinator.records import (
+    Asked,
     Cordon,
     DatasetSpec,
     Fence,
     InvalidRecord,
     NodeRecord,
+    Pause,
     Record,
     Status,
     Tenure,
@@ -37,9 +39,15 @@ _RECORDS: Mapping[Kind, type[Record]] = {
     Kind.FENCES: Fence,
     Kind.CORDONS: Cordon,
     Kind.STATUS: Status,
+    Kind.ASKED: Asked,
+    Kind.PAUSE: Pause,
 }
-_OF_DATASETS = frozenset({Kind.DATASETS, Kind.DESIRED, Kind.OWNERS, Kind.LEASES, Kind.STATUS})
+_OF_DATASETS = frozenset({Kind.DATASETS, Kind.DESIRED, Kind.ASKED, Kind.OWNERS, Kind.LEASES, Kind.STATUS})
 _NAMING = (Kind.DATASETS, Kind.DESIRED, Kind.OWNERS)
+_BEFORE_OWNERS = frozenset(
+    {Kind.ASKED, Kind.CLUSTER, Kind.COPIES, Kind.CORDONS, Kind.DATASETS, Kind.DESIRED, Kind.FENCES}
+)
+"""In the first of the two mirrors."""
 _OF_ALL = frozenset({Kind.NODES, Kind.FENCES, Kind.CORDONS, Kind.WORKLOADS, Kind.PAUSE})
 
 Wake = Callable[[str | None], None]
@@ -119,7 +127,7 @@ class View:
                 woken.add(None)
             if key.kind in (Kind.DATASETS, Kind.WORKLOADS):
                 self._units = None
-            if key.kind not in (Kind.CLUSTER, Kind.COPIES, Kind.CORDONS, Kind.DATASETS, Kind.DESIRED, Kind.FENCES):
+            if key.kind not in _BEFORE_OWNERS:
                 self._revision = max(self._revision, change.revision)
         for revision, future in self._waiting:
             if self._revision >= revision and not future.done():
@@ -160,6 +168,8 @@ class View:
             spec = Invalid(wrong)
         tenure = self._record(Kind.OWNERS, name)
         desired, spec_entry, owner = at[Kind.DESIRED], at[Kind.DATASETS], at[Kind.OWNERS]
+        told, asked = at[Kind.ASKED], self._record(Kind.ASKED, name)
+        same = told is not None and desired is not None and told.mod_revision == desired.mod_revision
         self._datasets[name] = dataset = Dataset(
             name=name,
             spec=spec,
@@ -168,6 +178,7 @@ class View:
             desired=_desired(desired.value) if desired else None,
             desired_revision=desired.mod_revision if desired else 0,
             desired_created=desired.create_revision if desired else 0,
+            desired_by=asked.by if same and isinstance(asked, Asked) else "",
             tenure=tenure if isinstance(tenure, Tenure) else None,
             tenure_revision=owner.mod_revision if owner else 0,
             leased=at[Kind.LEASES] is not None,
@@ -217,7 +228,8 @@ class View:
             for n, reason in self.invalid_workloads().items()
             for dataset in _datasets_named(self._entries[Kind.WORKLOADS][n].value)
         }
-        return Cluster(nodes, fences, workloads, misfits)
+        pause = self._record(Kind.PAUSE, "")
+        return Cluster(nodes, fences, workloads, misfits, pause if isinstance(pause, Pause) else None)
 
     def invalid_workloads(self) -> dict[str, str]:
         """Workloads that cannot be used, and why."""

@@ -28,6 +28,9 @@ transactions that compare what was read. It keeps nothing of its own and talks t
 It finds etcd by `--endpoints`, else `DROVER_ENDPOINTS`, else `ETCDCTL_ENDPOINTS`, else `127.0.0.1:2379`; the prefix by
 `--prefix`, else `DROVER_PREFIX`. Certificates and a user come from `ETCDCTL_CACERT`, `ETCDCTL_CERT`, `ETCDCTL_KEY`,
 `ETCDCTL_USER` and `ETCDCTL_PASSWORD`, as for etcdctl. Colour is for terminals; `NO_COLOR` turns it off.
+
+`drover --install-completion` makes your shell complete verbs, options, datasets and nodes. Manual pages are made by
+`python -m tools.man_pages DIRECTORY`.
 """
 
 

@@ -100,6 +100,10 @@ class Source(Protocol):
         """Whether this agent is halted, since etcd went back or is another one."""
         ...
 
+    def paused(self) -> bool:
+        """Whether the cluster is paused."""
+        ...
+
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         """`wake()` is called in the event loop after any of the above has changed (the margin's mere running down
         aside). Returns what ends the subscription; to end it twice is harmless."""
@@ -142,4 +146,5 @@ def gauges(source: Source) -> Gauges:
         source.history_piles_up(),
         source.etcd_known_bugs(),
         source.etcd_went_back(),
+        source.paused(),
     )

@@ -19,7 +19,7 @@ from drover.agent.guard.main import END, POKE, RELOAD, command
 from drover.agent.guard.page import Page
 from drover.agent.guard.settings import Files, GuardSettings, LadderRecord, write
 from drover.coordinator.clock import Clock, read_clock
-from drover.coordinator.protocol.clock import Instant
+from drover.coordinator.protocol.clock import Deadline, Instant
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,12 @@ class Guard:
         """The round of the ladder after which the gate is open; None: it is closed."""
         seen = self._page.seen()
         return seen.round if seen.open else None
+
+    @property
+    def until(self) -> Deadline:
+        """When D_soft passes, as far as the page knows."""
+        seen = self._page.seen()
+        return seen.sent.plus(seen.d_soft)
 
     def extend(self, sent: Instant, d_soft: float, d_io: float) -> None:
         """An answered heartbeat was sent then. d_soft, d_io: seconds from then."""

@@ -15,6 +15,7 @@ from drover.coordinator.cli.errors import NotPossible
 from drover.coordinator.cli.output import listing
 from drover.coordinator.cli.picture import Dataset, Picture, Undeclared, take
 from drover.coordinator.cli.situation import failover_words, situation
+from drover.coordinator.cli.wish import wish
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
 from drover.coordinator.records import State
 from drover.coordinator.sizes import format_size
@@ -49,7 +50,7 @@ async def declare(store: Store, keys: Keys, request: Request) -> Change:
     spec.check_size(wanted, before)
     if request.on:
         warnings += check_target(request.on, wanted.backend, before, request.force)
-        puts.append(Put(keys.desired(name), request.on.encode()))
+        puts += wish(keys, name, request.on, "create")
     txn = Txn(compare=(absent(keys.dataset(name)),), then=tuple(puts))
     await commit(store, txn, f"{name} was created by somebody else just now")
     after = await take(store, keys)

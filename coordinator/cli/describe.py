@@ -88,6 +88,16 @@ def _no_dataset(name: str, picture: Picture) -> NotPossible:
     return NotPossible(f"there is no dataset {plain(name)!r}", near(name, picture.specs, there))
 
 
+def the_node(name: str, picture: Picture) -> Node:
+    """The node of this name. Raises NotPossible with names that are like it, where nothing in etcd has the name."""
+    if (found := picture.nodes.get(name)) is not None:
+        return found
+    there = (
+        f"There are: {listing(list(picture.nodes))}" if picture.nodes else "No agent has joined under this prefix yet."
+    )
+    raise NotPossible(f"there is no node {plain(name)!r}", near(name, picture.nodes, there))
+
+
 def check_target(node: str, backend: str, picture: Picture, force: bool = False) -> list[str]:
     """Whether a dataset could go to this node; returns warnings where `force` overrules. Raises NotPossible."""
     live = list(picture.live)

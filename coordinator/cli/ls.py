@@ -9,11 +9,12 @@ import typer
 from drover.coordinator.cli import options, output
 from drover.coordinator.cli.connection import connection, run
 from drover.coordinator.cli.describe import dataset_json, now
+from drover.coordinator.cli.pause import paused_json
 from drover.coordinator.cli.picture import Dataset, Picture, Undeclared, take_warned
 from drover.coordinator.cli.shapes import DatasetsJson
 from drover.coordinator.cli.situation import INVALID, UNPLACED, NeedsYou, situation
 from drover.coordinator.keys import DEFAULT_PREFIX
-from drover.coordinator.records import Phase
+from drover.coordinator.records import Phase, State
 from drover.coordinator.sizes import format_size
 
 HEAD = ("DATASET", "NODE", "PHASE", "SIZE", "BACKEND", "WHY")
@@ -38,6 +39,15 @@ def shown(dataset: Dataset, everything: bool) -> bool:
     gone = isinstance(dataset.declaration, Undeclared) and dataset.desired is None
     held = dataset.tenure is not None and dataset.tenure.held
     return everything or not gone or held
+
+
+def orphans(picture: Picture) -> list[str]:
+    """Datasets whose spec is gone, and whose data nobody has and nobody destroys."""
+    return [
+        name
+        for name, it in picture.datasets.items()
+        if not shown(it, False) and it.tenure and it.tenure.state is State.RELEASED and it.tenure.reclaim == "retain"
+    ]
 
 
 def row(dataset: Dataset, picture: Picture) -> list[str]:
@@ -66,12 +76,20 @@ def ls(
     datasets = [it for it in picture.datasets.values() if shown(it, everything)]
     if as_json:
         output.say_json(
-            DatasetsJson(datasets=[dataset_json(it, picture) for it in datasets], ignored=dict(picture.ignored))
+            DatasetsJson(
+                datasets=[dataset_json(it, picture) for it in datasets],
+                ignored=dict(picture.ignored),
+                paused=paused_json(picture.pause),
+            )
         )
         return
     if datasets:
         output.say(output.table(HEAD, [row(it, picture) for it in datasets], {"PHASE": paint}))
     else:
         output.complain("No datasets yet. Declare one: drover create NAME --size 1GiB")
+    if not everything and (kept := orphans(picture)):
+        output.complain(output.plain(f"removed, data kept: {output.listing(kept)}. To see them: drover ls --all"))
+    if picture.pause is not None:
+        output.complain(output.plain(f"{picture.pause.words}: nothing moves or fails over. To go on: drover resume"))
     for key, reason in sorted(picture.ignored.items()):
         output.complain(f"ignored: {output.plain(f'{key}: {reason}')}")

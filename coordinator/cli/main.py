@@ -38,6 +38,20 @@ VERBS = {
     "move": Verb("Move a dataset to a node, with all that uses it.", f"{_HERE}.move:move"),
     "rm": Verb("Remove a dataset: its data is kept, or destroyed where it says reclaim: delete.", f"{_HERE}.rm:rm"),
     "nodes": Verb("List all nodes: who is here, who is silent, who is fenced and why.", f"{_HERE}.nodes:nodes"),
+    "events": Verb(
+        "Tell what happened: changes of owner with who asked, fences, cordons, pauses; with -f what happens now.",
+        f"{_HERE}.events:events",
+    ),
+    "cordon": Verb("Let a node take no new datasets. What it has stays there.", f"{_HERE}.cordon:cordon"),
+    "uncordon": Verb("Let a node take datasets again. Nothing comes back by itself.", f"{_HERE}.cordon:uncordon"),
+    "drain": Verb("Cordon a node and move all its datasets to others, a few at a time.", f"{_HERE}.drain:drain"),
+    "pause": Verb(
+        "Pause the cluster: nothing moves or fails over, and owners go on writing though etcd is away.",
+        f"{_HERE}.pause:pause",
+    ),
+    "resume": Verb(
+        "End a pause. Returns when every node that is here goes by its usual deadlines again.", f"{_HERE}.pause:resume"
+    ),
     "fence": Verb(
         "Give your word that a machine is off, so that others may take its datasets.", f"{_HERE}.fence:fence"
     ),
@@ -81,11 +95,13 @@ class Verbs(typer.core.TyperGroup):
             formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
 
 
-def _plain_app(**settings: Any) -> typer.Typer:
-    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, **settings)
+def _plain_app(add_completion: bool = False, **settings: Any) -> typer.Typer:
+    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=add_completion, **settings)
 
 
-app = _plain_app(cls=Verbs, no_args_is_help=True, context_settings={"help_option_names": ["--help", "-h"]})
+app = _plain_app(
+    add_completion=True, cls=Verbs, no_args_is_help=True, context_settings={"help_option_names": ["--help", "-h"]}
+)
 
 
 def _version(asked: bool) -> None:

@@ -10,15 +10,18 @@ import typer
 
 from drover.coordinator.cli import options, output
 from drover.coordinator.cli.change import Change, tell
+from drover.coordinator.cli.completion import nodes
 from drover.coordinator.cli.connection import commit, connection, run
 from drover.coordinator.cli.describe import check_target, the_declared
-from drover.coordinator.cli.errors import Interrupted, NotPossible
+from drover.coordinator.cli.errors import Interrupted, NotPossible, Usage
 from drover.coordinator.cli.follow import Arrived, follow
+from drover.coordinator.cli.foresee import Foreseen, foresee
 from drover.coordinator.cli.picture import Dataset, Misdeclared, Picture, take
+from drover.coordinator.cli.wish import wish
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
 from drover.coordinator.records import State, Status
 from drover.coordinator.store import Store
-from drover.coordinator.txn import Delete, Put, Txn, absent, unchanged
+from drover.coordinator.txn import Delete, Txn, absent, unchanged
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,45 @@ def _headline(dataset: Dataset, node: str, picture: Picture) -> str:
     return f"{dataset.name} → {node}"
 
 
+async def dry_run(store: Store, keys: Keys, request: Request) -> tuple[Foreseen, list[str]]:
+    """What `ask` would lead to, and warnings; changes nothing. Raises CliError, StoreError."""
+    picture = await take(store, keys)
+    dataset = the_declared(request.name, picture)
+    warnings = check_target(request.node, _backend(dataset), picture, request.force)
+    record = picture.nodes[request.node].record if request.node in picture.live else None
+    new = dataset.spec if dataset.tenure is None else None
+    limits = record.limits.get(new.backend) if new and record else None
+    if new and limits and (wrong := limits.refuse(new.size, new.fs)):
+        raise NotPossible(f"{request.node} cannot make it: {wrong}")
+    if picture.pause is not None:
+        warnings.append(f"{picture.pause.words}: it moves after that")
+    return foresee(dataset, request.node, picture), warnings
+
+
+async def cancel(store: Store, keys: Keys, name: str) -> Change:
+    """if the tenure has not acted on desired/<d> yet, wish for the node that has it. A handover that is under way
+    compares desired, so it has happened or never will. Raises NotPossible, StoreError."""
+    before = await take(store, keys)
+    dataset = the_declared(name, before)
+    tenure, desired = dataset.tenure, dataset.desired
+    if desired is None or tenure is None or not tenure.held or dataset.answered or desired.node == tenure.node:
+        where = f"it is on {tenure.node}" if tenure and tenure.held else "nobody has it"
+        raise NotPossible(f"{name} has no move that can be called off: {where}", f"Look: drover show {name}")
+    compare = (unchanged(desired.entry.key, desired.entry),)
+    puts = wish(keys, name, tenure.node, "move --cancel")
+    await commit(store, Txn(compare, puts), f"somebody else said just now where {name} should be")
+    after = await take(store, keys)
+    now = after.datasets[name].tenure
+    if now is None or now.node != tenure.node:
+        moved = now.node if now else "nowhere"
+        raise NotPossible(
+            f"{name} was handed over to {moved} just before",
+            f"It goes back, as {tenure.node} is desired now. To leave it there: drover move {name} {moved}",
+            outcome="",
+        )
+    return Change(name, after, f"{name} stays on {tenure.node}: the move to {desired.node} is called off")
+
+
 async def _put(store: Store, keys: Keys, dataset: Dataset, node: str) -> int:
     """Returns the revision. The same wish put again is no new one to the nodes (they compare the value and the create
     revision), so where it was answered already, before a fail-over for example, the key is made anew."""
@@ -88,19 +130,28 @@ async def _put(store: Store, keys: Keys, dataset: Dataset, node: str) -> int:
     conflict = f"somebody else said just now where {dataset.name} should be"
     if before is not None and before.node == node and dataset.answered:
         await commit(store, Txn((unchanged(key, before.entry),), (Delete(key),)), conflict)
-        return (await commit(store, Txn((absent(key),), (Put(key, node.encode()),)), conflict)).revision
-    put = Txn((unchanged(key, before.entry if before else None),), (Put(key, node.encode()),))
+        return (await commit(store, Txn((absent(key),), wish(keys, dataset.name, node, "move")), conflict)).revision
+    put = Txn((unchanged(key, before.entry if before else None),), wish(keys, dataset.name, node, "move"))
     return (await commit(store, put, conflict)).revision
 
 
 def move(
     name: options.DatasetName,
-    node: options.NodeName,
+    node: Annotated[
+        str,
+        typer.Argument(
+            metavar="NODE", show_default=False, help="The node's name; not with --cancel.", autocompletion=nodes
+        ),
+    ] = "",
     wait: Annotated[
         bool, typer.Option("--wait", help="Watch until it is there. Ctrl-C stops watching, not the move.")
     ] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long --wait watches.")] = 600.0,
     force: Annotated[bool, typer.Option("--force", help="Write it down also where the node is not here.")] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Only say whether it can be, what is stopped, and the likely gap.")
+    ] = False,
+    cancel_: Annotated[bool, typer.Option("--cancel", help="Call off a move that has not happened yet.")] = False,
     endpoints: options.Endpoints = options.DEFAULT_ENDPOINTS,
     prefix: options.Prefix = DEFAULT_PREFIX,
     as_json: options.Json = False,
@@ -110,6 +161,16 @@ def move(
     The same with etcdctl: put PREFIX/desired/DATASET NODE.
     """
     where = connection(endpoints, prefix)
+    if bool(node) is cancel_ or (cancel_ and (wait or dry or force)):
+        raise Usage(
+            "say either where it should be, or --cancel", "Help: drover move --help. Nodes: drover nodes", outcome=""
+        )
+    if cancel_:
+        tell(run(where, partial(cancel, name=name)), as_json)
+        return
+    if dry:
+        _foretell(*run(where, partial(dry_run, request=Request(name, node, force))), as_json)
+        return
     asked = run(where, partial(ask, request=Request(name, node, force)))
     if not wait or not asked.revision:
         tell(asked.change, as_json)
@@ -134,6 +195,20 @@ def move(
         tell(replace(asked.change, picture=after), as_json)
     else:
         output.say(f"  {arrival(arrived)}")
+
+
+def _foretell(foreseen: Foreseen, warnings: list[str], as_json: bool) -> None:
+    if as_json:
+        output.say_json(foreseen.as_json())
+        return
+    for warning in warnings:
+        output.warn(warning)
+    name = foreseen.datasets[0]
+    if foreseen.source == foreseen.to:
+        output.say(output.plain(f"{name} is on {foreseen.to} already. Nothing was changed."))
+        return
+    output.say(output.plain(f"{name}: {foreseen.source or 'nowhere'} → {foreseen.to} can be. Nothing was changed."))
+    output.say(output.facts(foreseen.facts()))
 
 
 def _progress(status: Status) -> None:

@@ -6,10 +6,16 @@ from typing import Annotated
 
 import typer
 
+from drover.coordinator.cli.completion import datasets, nodes
+
 DEFAULT_ENDPOINTS = "127.0.0.1:2379"
 
-DatasetName = Annotated[str, typer.Argument(metavar="DATASET", show_default=False, help="The dataset's name.")]
-NodeName = Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="The node's name.")]
+DatasetName = Annotated[
+    str, typer.Argument(metavar="DATASET", show_default=False, help="The dataset's name.", autocompletion=datasets)
+]
+NodeName = Annotated[
+    str, typer.Argument(metavar="NODE", show_default=False, help="The node's name.", autocompletion=nodes)
+]
 
 Endpoints = Annotated[
     str,

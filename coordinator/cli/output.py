@@ -84,8 +84,9 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-def say_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)  # noqa: T201
+def say_json(value: Any, indent: int | None = 2) -> None:
+    """indent: None for one line."""
+    print(json.dumps(value, indent=indent, ensure_ascii=False), flush=True)  # noqa: T201
 
 
 def complain(text: str) -> None:
@@ -103,6 +104,11 @@ def seconds(duration: float) -> str:
         if duration >= size:
             return f"{int(duration // size)} {unit}"
     return f"{int(duration)} s"
+
+
+def milliseconds(count: int) -> str:
+    """`58 ms`, `7.2 s`, `4 min`."""
+    return f"{count} ms" if count < 1000 else f"{count / 1000:.1f} s" if count < 100_000 else seconds(count / 1000)
 
 
 def age(stamp: str, now: datetime) -> str:

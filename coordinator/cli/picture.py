@@ -23,6 +23,7 @@ from drover.coordinator.records import (
     HistoryEntry,
     InvalidRecord,
     NodeRecord,
+    Pause,
     R,
     Status,
     Tenure,
@@ -141,7 +142,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Picture:
-    """fences: by incarnation, with their entries. paused: the `pause` key is there. ignored: what users typed that
+    """fences: by incarnation, with their entries. pause: the cluster is paused. ignored: what users typed that
     shows up nowhere else, by key below the prefix, and why nobody acts on it."""
 
     datasets: Mapping[str, Dataset]
@@ -149,7 +150,7 @@ class Picture:
     workloads: Mapping[str, Workload]
     fences: Mapping[str, Fence]
     fence_entries: Mapping[str, Entry]
-    paused: bool
+    pause: Pause | None
     ignored: Mapping[str, str]
     revision: int
 
@@ -279,7 +280,13 @@ def draw(entries: Mapping[str, Entry], keys: Keys, revision: int) -> Picture:
     }
     workloads = {name: _workload(name, entry) for name, entry in by_kind[Kind.WORKLOADS].items()}
     ignored |= {f"{Kind.WORKLOADS}/{name}": it.invalid for name, it in workloads.items() if it.invalid}
-    return Picture(datasets, nodes, workloads, fences, by_kind[Kind.FENCES], keys.pause in entries, ignored, revision)
+    pause: Pause | None = None
+    if (typed_in := entries.get(keys.pause)) is not None:
+        try:
+            pause = Pause.decode(typed_in.value)
+        except InvalidRecord as error:
+            ignored[Kind.PAUSE] = str(error)
+    return Picture(datasets, nodes, workloads, fences, by_kind[Kind.FENCES], pause, ignored, revision)
 
 
 def _unknown(key: str) -> str:

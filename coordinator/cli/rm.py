@@ -14,6 +14,7 @@ from drover.coordinator.cli.describe import the_dataset
 from drover.coordinator.cli.errors import InUse, NotPossible, Usage
 from drover.coordinator.cli.picture import Dataset, Misdeclared, Picture, Undeclared, take
 from drover.coordinator.cli.shapes import RemovedJson
+from drover.coordinator.cli.wish import unwish
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
 from drover.coordinator.records import State
 from drover.coordinator.store import Store
@@ -63,7 +64,7 @@ async def plan(store: Store, keys: Keys, name: str) -> Removal:
             unchanged(keys.dataset(name), spec_entry),
             unchanged(keys.desired(name), dataset.desired.entry if dataset.desired else None),
         ),
-        then=(Delete(keys.dataset(name)), Delete(keys.desired(name))),
+        then=(Delete(keys.dataset(name)), *unwish(keys, name)),
     )
     return Removal(dataset, _fate(dataset), txn)
 

@@ -35,7 +35,10 @@ class DatasetJson(TypedDict):
     unfenced: Annotated[list[str], "incarnations that may still be able to write"]
     together: Annotated[list[str], "datasets that move with it: of its group, or used by the same workload"]
     workloads: Annotated[list[str], "workloads that use it"]
-    cutover_ms: Annotated[int | None, "how long it was mounted nowhere in its last planned move"]
+    cutover_ms: Annotated[
+        int | None,
+        "how long it was mounted nowhere when its epoch began, in a move or since a dead node's last heartbeat",
+    ]
     history: Annotated[list[dict[str, Any]], "newest last; `show` only, empty elsewhere"]
 
 
@@ -61,6 +64,7 @@ class DatasetsJson(TypedDict):
     ignored: Annotated[
         dict[str, str], "keys below the prefix that nobody acts on, with the reason, where no dataset tells it"
     ]
+    paused: Annotated[dict[str, str] | None, "until, by and reason of the pause"]
 
 
 class NodesJson(TypedDict):
@@ -77,6 +81,17 @@ class ChangeJson(TypedDict):
     dataset: Annotated[DatasetJson, "as it was read right after the change"]
 
 
+class ForeseenJson(TypedDict):
+    """`drover move --dry-run --json`"""
+
+    datasets: Annotated[list[str], "all that would move, the one that was named first"]
+    source: Annotated[str | None, "the node that has it; null: nobody"]
+    to: str
+    stops: Annotated[list[str], "workloads that would be stopped, and started there"]
+    gap_ms: Annotated[int | None, "how long it would be mounted nowhere: the median of earlier moves"]
+    gap_of_moves: Annotated[int, "how many moves that was made from"]
+
+
 class RemovedJson(TypedDict):
     """`drover rm --json`"""
 
@@ -84,6 +99,45 @@ class RemovedJson(TypedDict):
     data: Annotated[str, "`kept`, `destroyed` (its node does so now) or `none` (there never was any)"]
     uid: str | None
     node: Annotated[str | None, "the node that has it now"]
+
+
+class CordonJson(TypedDict):
+    """`drover cordon --json`, `uncordon`"""
+
+    changed: Annotated[bool, "false: it was so already"]
+    node: str
+    cordoned: bool
+
+
+class DrainJson(TypedDict):
+    """`drover drain --json`"""
+
+    node: str
+    moved: Annotated[list[dict[str, Any]], "dataset, node, epoch and cutover_ms of each"]
+    stuck: Annotated[dict[str, str], "datasets that are still there, with the reason"]
+
+
+class EventJson(TypedDict):
+    """One line of `drover events --json`"""
+
+    revision: Annotated[int, "etcd's, when it was written"]
+    at: Annotated[str, "UTC, by the clock of whoever wrote it"]
+    kind: Annotated[
+        str,
+        "`epoch` (another owner), `active` (and its gap is over), `fence`, `cordon`, `uncordon`, `pause`, `resume`, "
+        "`here` or `away` (a node's session began or ended)",
+    ]
+    what: Annotated[str, "for people"]
+    dataset: str | None
+    node: str | None
+    epoch: int | None
+
+
+class PausedJson(TypedDict):
+    """`drover pause --json`, `resume`"""
+
+    changed: Annotated[bool, "false: it was so already"]
+    paused: Annotated[dict[str, str] | None, "until, by and reason of the pause"]
 
 
 class FenceJson(TypedDict):

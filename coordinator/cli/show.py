@@ -92,13 +92,15 @@ def history(entries: tuple[HistoryEntry, ...]) -> str:
             str(entry.epoch),
             entry.node,
             entry.before or "-",
+            output.milliseconds(entry.gap_ms) if entry.gap_ms is not None else "-",
             f"{ago} ago" if (ago := age(entry.at, now())) else "-",
+            entry.asked or "-",
             entry.evidence.value if entry.evidence else "-",
             entry.because,
         ]
         for entry in reversed(entries[-EPOCHS:])
     ]
-    return output.table(("EPOCH", "NODE", "BEFORE", "WHEN", "EVIDENCE", "BECAUSE"), rows, indent=2)
+    return output.table(("EPOCH", "NODE", "BEFORE", "GAP", "WHEN", "ASKED BY", "EVIDENCE", "BECAUSE"), rows, indent=2)
 
 
 def show(

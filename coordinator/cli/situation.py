@@ -6,7 +6,7 @@ The holder's own `status` is what counts, as long as the tenure agrees that it i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from drover.coordinator.cli.output import age, listing, seconds
@@ -62,6 +62,13 @@ class Situation:
 
 def situation(dataset: Dataset, picture: Picture, now: datetime) -> Situation:
     """What to tell about a dataset. now: for ages in words only."""
+    seen = _situation(dataset, picture, now)
+    if picture.pause is not None and isinstance(seen.next, OnItsOwn):
+        return replace(seen, next=OnItsOwn(f"{seen.next.what}, after the pause: {picture.pause.words}"))
+    return seen
+
+
+def _situation(dataset: Dataset, picture: Picture, now: datetime) -> Situation:
     tenure = dataset.tenure
     match dataset.declaration:
         case Misdeclared(reason) if tenure is None or not tenure.held:
@@ -99,7 +106,7 @@ def _held(dataset: Dataset, tenure: Tenure, picture: Picture, now: datetime) -> 
 
 def _next(dataset: Dataset, tenure: Tenure, status: Status | None, node: Node, picture: Picture) -> Next:
     if node.state is NodeState.SILENT:
-        longest = f" in at most {seconds(required_wait(node.heartbeat.d_hard) + 1)}" if node.heartbeat else ""
+        longest = f" in at most {seconds(required_wait(node.heartbeat.writes_for) + 1)}" if node.heartbeat else ""
         return OnItsOwn(f"{tenure.node} comes back, or is fenced{longest}")
     match dataset.declaration:
         case Misdeclared(reason):

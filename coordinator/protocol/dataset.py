@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from drover.coordinator.records import Answers, DatasetSpec, Fence, NodeRecord, State, Tenure, WorkloadSpec
+from drover.coordinator.records import Answers, DatasetSpec, Fence, NodeRecord, Pause, State, Tenure, WorkloadSpec
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Dataset:
     desired: str | Invalid | None = None
     desired_revision: int = 0
     desired_created: int = 0
+    desired_by: str = ""
+    """Who put `desired`, as far as they said."""
     tenure: Tenure | None = None
     tenure_revision: int = 0
     leased: bool = False
@@ -83,6 +85,8 @@ class Cluster:
     workloads: Mapping[str, WorkloadSpec] = field(default_factory=dict)
     misfits: Mapping[str, str] = field(default_factory=dict)
     """By dataset: what is wrong with a workload that means to use it and cannot be used itself."""
+    pause: Pause | None = None
+    """Nothing changes hands."""
 
     def users_of(self, dataset: str) -> list[str]:
         return sorted(name for name, spec in self.workloads.items() if dataset in spec.datasets)

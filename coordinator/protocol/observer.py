@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from drover.coordinator.protocol.dataset import Cluster
 from drover.coordinator.protocol.placement import rank
 from drover.coordinator.records import Evidence, Fence, Heartbeat, Tenure
-from drover.coordinator.timings import MAX_D_HARD, required_wait
+from drover.coordinator.timings import MAX_D_HARD, MAX_PAUSE, required_wait
 
 OBSERVERS = 3
 """How many nodes watch each one while all is well."""
@@ -31,7 +31,7 @@ class Watched:
     @property
     def wait(self) -> float:
         """W: from the D_hard *in that heartbeat*. Seconds."""
-        return required_wait(self.heartbeat.d_hard)
+        return required_wait(self.heartbeat.writes_for)
 
     def due(self) -> float:
         """When it counts as silent, if it does not move before."""
@@ -54,6 +54,7 @@ def silence(watched: Watched, by: str, now: float, at: str) -> Fence:
         armed=watched.heartbeat.armed,
         detail=f"heartbeat still for {now - watched.since:.1f} s",
         at=at,
+        still=round(now - watched.since, 3),
     )
 
 
@@ -77,8 +78,10 @@ def whom(me: str, cluster: Cluster, tenures: Iterable[Tenure], begun: Iterable[s
 
 
 def stand_in(incarnation: str) -> Heartbeat:
-    """The placeholder for a heartbeat that is missing: the largest D_hard that anybody may use."""
-    return Heartbeat(incarnation=incarnation, counter=0, clock=0.0, d_hard=MAX_D_HARD, placeholder=True)
+    """The placeholder for a heartbeat that is missing: the largest D_hard that anybody may use, and pause."""
+    return Heartbeat(
+        incarnation=incarnation, counter=0, clock=0.0, d_hard=MAX_D_HARD, placeholder=True, longer=MAX_PAUSE
+    )
 
 
 def collectable(

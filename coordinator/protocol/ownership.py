@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from drover.coordinator.keys import Keys
+from drover.coordinator.protocol import placement
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Node
 from drover.coordinator.records import (
     DatasetSpec,
@@ -19,6 +21,7 @@ from drover.coordinator.records import (
     HistoryEntry,
     Holder,
     LeaseRecord,
+    Phase,
     Record,
     State,
     Status,
@@ -28,6 +31,11 @@ from drover.coordinator.txn import Compare, CreateRevision, Delete, ModRevision,
 
 HISTORY = 100
 """Epochs kept in history/<d>/."""
+
+NOBODY = "drover"
+"""Who asked for an epoch where nobody did: Drover acted by its rules."""
+SOMEBODY = "put desired"
+"""Who asked, where `desired` was put without saying by whom: with etcdctl, for example."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +71,26 @@ def _bind(seat: Seat, name: str, tenure: Tenure, lease: int) -> list[Put | Delet
     return [Put(keys.owner(name), tenure.encode()), Put(keys.lease(name), record.encode(), lease)]
 
 
-def _remember(seat: Seat, name: str, tenure: Tenure, before: str) -> Put:
+def _remember(seat: Seat, name: str, tenure: Tenure, gap_ms: int | None = None) -> Put:
     entry = HistoryEntry(
         epoch=tenure.epoch,
         node=tenure.node,
         because=tenure.because,
         evidence=tenure.evidence,
-        before=before,
-        at=seat.at,
+        before=tenure.before,
+        asked=tenure.asked,
+        at=tenure.since,
+        gap_ms=gap_ms,
     )
     return Put(seat.keys.history(name, tenure.epoch), entry.encode())
+
+
+def _asked(datasets: Sequence[Dataset]) -> str:
+    """Who caused a new epoch of these: whoever put a `desired` that no tenure has answered, else nobody."""
+    asking = placement.newest_desired(datasets)
+    if asking is None or asking.answered:
+        return NOBODY
+    return asking.desired_by or SOMEBODY
 
 
 def claim(
@@ -91,6 +109,7 @@ def claim(
     """
     compare: list[Compare] = []
     then: list[Put | Delete] = []
+    asked = _asked(datasets)
     relied: dict[str, Compare] = {}
     for d in datasets:
         old = d.tenure
@@ -100,12 +119,27 @@ def claim(
             if old.incarnation not in cluster.fences:
                 raise ValueError(f"{d.name} is held by {old.node}, which is not fenced")
             relied[old.incarnation] = ModRevision(seat.keys.fence(old.incarnation), fences[old.incarnation])
-        tenure = _claimed(seat, d, uids[d.name], because, evidence)
-        then += [*_bind(seat, d.name, tenure, seat.lease), _remember(seat, d.name, tenure, old.node if old else "")]
+        told: dict[str, object] = {"because": because, "evidence": evidence, "asked": asked, "down": _died(d, cluster)}
+        tenure = _claimed(seat, d, uids[d.name], told)
+        then += [*_bind(seat, d.name, tenure, seat.lease), _remember(seat, d.name, tenure)]
     return _txn(seat, [*compare, *relied.values()], then)
 
 
-def _claimed(seat: Seat, d: Dataset, uid: str, because: str, evidence: Evidence | None) -> Tenure:
+def _died(d: Dataset, cluster: Cluster) -> float | None:
+    """When the last holder was heard last, by the clock of whoever fenced it (Unix time); one that was never active
+    leaves the moment as it found it. None: not known."""
+    if d.tenure is None or d.tenure.state is not State.ACTIVE:
+        return d.tenure.down if d.tenure is not None and d.tenure.held else None
+    fence = cluster.fences.get(d.tenure.incarnation)
+    if fence is None or fence.still is None:
+        return None
+    try:
+        return datetime.fromisoformat(fence.at).timestamp() - fence.still
+    except ValueError:
+        return None
+
+
+def _claimed(seat: Seat, d: Dataset, uid: str, told: dict[str, object]) -> Tenure:
     old = d.tenure
     unfenced: tuple[Holder, ...] = old.unfenced if old else ()
     if old is not None and old.held and old.holder not in unfenced:
@@ -124,16 +158,15 @@ def _claimed(seat: Seat, d: Dataset, uid: str, because: str, evidence: Evidence 
             "incarnation": seat.incarnation,
             "epoch": (old.epoch if old else 0) + 1,
             "state": State.ASSIGNED,
-            "because": because,
             "since": seat.at,
-            "evidence": evidence,
             "unfenced": unfenced,
             "refused": old.refused if old else (),
             "source": "",
-            "down": None,
+            "before": old.node if old else "",
             "answers": d.asks,
             "txn": seat.txn,
         }
+        | told
     )
 
 
@@ -149,7 +182,8 @@ def activate(seat: Seat, d: Dataset) -> Txn:
         raise ValueError(f"{d.name} cannot be activated: {tenure.state}, {len(tenure.unfenced)} not cut off")
     then: list[Put | Delete] = [_rewrite(seat, d, state=State.ACTIVE, refused=(), since=seat.at)]
     if tenure.epoch > HISTORY:
-        then.append(Delete(seat.keys.history(d.name, tenure.epoch - HISTORY)))
+        first = tenure.epoch - HISTORY + 1
+        then.append(Delete(seat.keys.history(d.name, 0), seat.keys.history(d.name, first)))
     return _txn(seat, [_owner(seat, d)], then)
 
 
@@ -219,6 +253,7 @@ def handover(
         absent(keys.fence(target.record.incarnation)),
     ]
     then: list[Put | Delete] = []
+    asked = NOBODY if refused else _asked(datasets)
     for d in datasets:
         old = _held(d)
         compare += [_owner(seat, d), ModRevision(keys.desired(d.name), d.desired_revision)]
@@ -234,11 +269,13 @@ def handover(
                 "answers": d.asks,
                 "refused": _refusers(old, seat, refused),
                 "source": "" if refused else seat.node,
+                "before": seat.node,
+                "asked": asked,
                 "down": down,
                 "txn": seat.txn,
             }
         )
-        then += [*_bind(seat, d.name, tenure, target.lease), _remember(seat, d.name, tenure, seat.node)]
+        then += [*_bind(seat, d.name, tenure, target.lease), _remember(seat, d.name, tenure)]
     return _txn(seat, compare, then)
 
 
@@ -275,14 +312,20 @@ def reput(seat: Seat, d: Dataset) -> Txn:
 
 
 def report(seat: Seat, d: Dataset, status: Status) -> Txn:
-    """status/<d>, while the tenure is as read: a zombie's report cannot overwrite its successor's."""
-    return _txn(seat, [_owner(seat, d)], [Put(seat.keys.status(d.name), status.encode())])
+    """status/<d>, while the tenure is as read: a zombie's report cannot overwrite its successor's. With the gap that
+    the change of epoch made, once it is over, for the history."""
+    then = [Put(seat.keys.status(d.name), status.encode())]
+    if d.tenure is not None and status.phase is Phase.ACTIVE and status.cutover_ms is not None:
+        then.append(_remember(seat, d.name, d.tenure, status.cutover_ms))
+    return _txn(seat, [_owner(seat, d)], then)
 
 
-def fence(seat: Seat, node: str, heartbeat: Heartbeat, revision: int, record: Record) -> Txn:
-    """Declare an incarnation dead, while its heartbeat is at the revision that was watched."""
+def fence(seat: Seat, node: str, heartbeat: Heartbeat, revision: int, record: Record, pause: int = 0) -> Txn:
+    """Declare an incarnation dead, while its heartbeat is at the revision that was watched. pause: mod revision of what
+    stands in `pause` and is none."""
     keys = seat.keys
     compare = [ModRevision(keys.heartbeat(node), revision), absent(keys.fence(heartbeat.incarnation))]
+    compare.append(ModRevision(keys.pause, pause))
     return _txn(seat, compare, [Put(keys.fence(heartbeat.incarnation), record.encode())])
 
 

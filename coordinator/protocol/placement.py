@@ -15,6 +15,7 @@ from drover.coordinator.records import (
     DatasetSpec,
     Evidence,
     Fence,
+    Pause,
     State,
     Tenure,
     WorkloadSpec,
@@ -115,10 +116,26 @@ def holder_gone(tenure: Tenure, cluster: Cluster) -> Fence | None:
 def decide(me: str, incarnation: str, unit: Sequence[Dataset], cluster: Cluster) -> Decision:
     """What the node `me`, in this incarnation, should do about a unit (datasets in order of name)."""
     mine = [d for d in unit if d.tenure and d.tenure.held and d.tenure.incarnation == incarnation]
+    decision: Decision
     if mine:
         claims = _claims(me, [d for d in unit if d not in mine], mine[0].name, cluster)
-        return _hold(me, unit, mine, cluster) or _gather(me, unit, mine, cluster) or claims or Keep()
-    return _claim(me, unit, cluster)
+        decision = _hold(me, unit, mine, cluster) or _gather(me, unit, mine, cluster) or claims or Keep()
+    else:
+        decision = _claim(me, unit, cluster)
+    return decision if cluster.pause is None else _paused(decision, bool(mine), cluster.pause)
+
+
+def _paused(decision: Decision, holds: bool, pause: Pause) -> Decision:
+    """In a pause nothing changes hands; what is not wanted any more may go."""
+    match decision:
+        case Give(to):
+            return Keep(f"{pause.words}: goes to {to} after that")
+        case Claim() if holds:
+            return Keep(f"{pause.words}: the others come after that")
+        case Claim(because=because):
+            return Nothing(f"{pause.words}: nobody takes it before ({because})")
+        case _:
+            return decision
 
 
 def successor(me: str, unit: Sequence[Dataset], cluster: Cluster) -> str | None:

@@ -11,6 +11,10 @@ Every heartbeat compares the revision of the one before, so the heartbeats of on
 this machine (a clone that was forked while it ran) breaks it within one interval, since only one of the two can write
 the next link, and the other finds one that it never sent. An unanswered heartbeat may commit later; its counter and
 clock then tell when it was sent.
+
+While the cluster is paused, a heartbeat says by how much *longer* its sender's deadlines are, and observers wait as
+much longer for the next one. A heartbeat that says less than those before it binds its sender from the moment at which
+it is sent, answered or not: it may have committed. So the deadline never lies after that of any later heartbeat.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from drover.coordinator.txn import ModRevision, Put, Txn, absent
 
 GAP = 2.0
 """Heartbeats further apart than this many intervals were not answered without a gap."""
+OPEN = 60
+"""So many unanswered heartbeats are remembered; older ones could not move the deadline to a later moment."""
 STEADY = 2.5
 """So many intervals without a gap before a node may call others silent: an etcd outage fences nobody who comes back."""
 
@@ -51,10 +57,11 @@ class Loss(StrEnum):
 
 @dataclass(frozen=True)
 class Attempt:
-    """A heartbeat that was sent and not yet answered."""
+    """A heartbeat that was sent and not yet answered. longer: seconds by which its deadlines lie later than usual."""
 
     counter: int
     sent: Instant
+    longer: float = 0.0
 
     @property
     def clock(self) -> float:
@@ -65,7 +72,8 @@ class Attempt:
 @dataclass(frozen=True)
 class Live:
     """The gate is open. revision: of heartbeats/<me>; sent: when the newest one known to have committed was sent;
-    answered: when that was learnt; steady_since: since when they were answered without a gap."""
+    answered: when that was learnt; steady_since: since when they were answered without a gap; longer: seconds by which
+    the deadlines lie later than usual, counted from `sent`."""
 
     revision: int
     counter: int
@@ -73,6 +81,7 @@ class Live:
     answered: Instant
     steady_since: Instant
     pending: tuple[Attempt, ...] = ()
+    longer: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class Lapsed:
     answered: Instant
     steady_since: Instant
     pending: tuple[Attempt, ...] = ()
+    longer: float = 0.0
     clean: bool = False
 
 
@@ -99,7 +109,9 @@ State = Live | Lapsed | Ended
 
 @dataclass(frozen=True)
 class Beat:
-    """It is time to send a heartbeat."""
+    """It is time to send a heartbeat. longer: seconds by which its deadlines may lie later than usual."""
+
+    longer: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -153,13 +165,13 @@ class OpenGate:
 Action = Send | CloseGate | OpenGate
 
 
-def begin(revision: int, counter: int, sent: Instant, answered: Instant) -> Live:
+def begin(revision: int, counter: int, sent: Instant, answered: Instant, longer: float = 0.0) -> Live:
     """The state after the join, or after a restart has found its own heartbeat at `revision`: counted from `sent`."""
-    return Live(revision, counter, sent, answered, steady_since=answered)
+    return Live(revision, counter, sent, answered, steady_since=answered, longer=longer)
 
 
 def soft_deadline(state: Live | Lapsed, timings: Timings) -> Deadline:
-    return state.sent.plus(timings.d_soft)
+    return state.sent.plus(timings.d_soft + state.longer)
 
 
 def gate(state: State, timings: Timings) -> Deadline | None:
@@ -188,6 +200,7 @@ def heartbeat_txn(keys: Keys, me: Identity, timings: Timings, send: Send) -> Txn
         armed=me.armed,
         machine=me.machine,
         boot=me.boot,
+        longer=send.attempt.longer,
     )
     return Txn(
         compare=(absent(fence), ModRevision(mine, send.revision)),
@@ -201,11 +214,13 @@ def step(state: State, event: Event, now: Instant, me: Identity, timings: Timing
     if isinstance(state, Ended):
         return state, ()
     match event:
-        case Beat():
-            attempt = Attempt(state.counter + 1, now)
+        case Beat(longer):
+            attempt = Attempt(state.counter + 1, now, longer)
             # Older ones could not move the deadline any more: in a long outage they are forgotten.
-            open_ = (a for a in state.pending if not a.sent.plus(timings.d_soft).passed(now))
-            return replace(state, counter=attempt.counter, pending=(*open_, attempt)), (Send(attempt, state.revision),)
+            open_ = [a for a in state.pending if not a.sent.plus(timings.d_soft + a.longer).passed(now)][-OPEN:]
+            pending = (*(replace(a, longer=_bound(a, attempt)) for a in open_), attempt)
+            bound = replace(state, counter=attempt.counter, pending=pending, longer=_bound(state, attempt))
+            return bound, (Send(attempt, state.revision),)
         case Reply():
             return _expire(*_reply(state, event, now, me, timings), now, timings)
         case LadderDone(clean):
@@ -215,6 +230,12 @@ def step(state: State, event: Event, now: Instant, me: Identity, timings: Timing
             return state, ()
         case Tick():
             return _expire(state, (), now, timings)
+
+
+def _bound(earlier: Live | Lapsed | Attempt, newest: Attempt) -> float:
+    """What `longer` may be for something earlier, so that its deadline is not after that of the newest heartbeat."""
+    since = min(newest.sent.boot - earlier.sent.boot, newest.sent.raw - earlier.sent.raw)
+    return max(0.0, min(earlier.longer, newest.longer + since))
 
 
 def _reply(
@@ -256,6 +277,7 @@ def _confirmed(
         state,
         revision=revision,
         sent=attempt.sent,
+        longer=attempt.longer,
         answered=now,
         steady_since=now if gap else state.steady_since,
         pending=tuple(a for a in state.pending if a.counter > counter),
@@ -266,7 +288,8 @@ def _confirmed(
 def _reopen(state: Live | Lapsed, now: Instant, timings: Timings) -> tuple[State, tuple[Action, ...]]:
     if isinstance(state, Live) or not state.clean or soft_deadline(state, timings).passed(now):
         return state, ()
-    live = Live(state.revision, state.counter, state.sent, state.answered, state.steady_since, state.pending)
+    s = state
+    live = Live(s.revision, s.counter, s.sent, s.answered, s.steady_since, s.pending, s.longer)
     return live, (OpenGate(),)
 
 
@@ -275,6 +298,7 @@ def _expire(
 ) -> tuple[State, tuple[Action, ...]]:
     if not isinstance(state, Live) or not soft_deadline(state, timings).passed(now):
         return state, actions
-    lapsed = Lapsed(state.revision, state.counter, state.sent, state.answered, state.steady_since, state.pending)
+    s = state
+    lapsed = Lapsed(s.revision, s.counter, s.sent, s.answered, s.steady_since, s.pending, s.longer)
     silent = now.raw - state.sent.raw
     return lapsed, (*actions, CloseGate(f"no heartbeat of this node was answered for {silent:.1f} s"))

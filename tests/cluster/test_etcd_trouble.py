@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from drover.coordinator.timings import PROFILES
+from drover.coordinator.timings import PROFILES, required_wait
 from tests.cluster.cluster import Cluster, boottime
 from tests.playground import Playground, eventually
 
@@ -174,3 +174,32 @@ def test_an_agent_whose_watch_was_compacted_away_finds_out_what_it_missed(cluste
     writer.goes_on("node-b")
     writer.check()
     assert data.epoch == 2
+
+
+def test_in_a_pause_etcd_may_be_away_for_long_and_no_writer_stops(cluster: Cluster) -> None:
+    several = [cluster.dataset(on=node) for node in cluster.playground.nodes]
+    writers = [cluster.writer(data) for data in several]
+    before, fences = incarnations(cluster), cluster.entries("fences/")
+    logs = {node: cluster.log(node) for node in cluster.playground.nodes}
+    cluster.drover("pause", "--for", "5min", "--reason", "etcd is upgraded")
+    with away(cluster, *cluster.playground.members):
+        began = boottime()
+        eventually(lambda: boottime() - began > required_wait(TIMINGS.d_hard) + 1, "etcd has been away for long", 15)
+    for data, writer in zip(several, writers, strict=True):
+        writer.goes_on()
+        assert len(writer.turns) == 1
+        writer.check()
+        assert data.epoch == 1
+    eventually(lambda: cluster.drover("resume", check=False).returncode == 0, "all know that the pause is over", 60)
+    assert incarnations(cluster) == before
+    assert cluster.entries("fences/") == fences
+    assert all("gate closed" not in cluster.log(node).removeprefix(logs[node]) for node in logs)
+
+
+def test_in_a_pause_a_wish_waits_until_it_is_over(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a")
+    cluster.drover("pause", "--for", "5min")
+    cluster.move(data, "node-b")
+    data.says("paused by", "goes to node-b after that")
+    cluster.drover("resume")
+    data.active_on("node-b")

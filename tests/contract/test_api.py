@@ -60,6 +60,9 @@ class FakeSource:
     def etcd_went_back(self) -> bool:
         return False
 
+    def paused(self) -> bool:
+        return False
+
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         self.subscribers += 1
         end = self.bell.subscribe(wake)

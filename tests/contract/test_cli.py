@@ -16,7 +16,17 @@ from typing import IO
 import pytest
 
 from drover.coordinator.keys import Keys
-from drover.coordinator.records import Answers, Heartbeat, NodeRecord, Phase, Record, State, Status, Tenure
+from drover.coordinator.records import (
+    Answers,
+    Heartbeat,
+    HistoryEntry,
+    NodeRecord,
+    Phase,
+    Record,
+    State,
+    Status,
+    Tenure,
+)
 from tests.etcd import EtcdCluster, free_ports
 
 pytest_plugins = ("tests.etcd",)
@@ -215,3 +225,37 @@ def test_a_reader_that_stops_reading_is_no_error(shell: Shell) -> None:
     ran = subprocess.run(["bash", "-c", command], env=shell.environment, capture_output=True, text=True, timeout=30)
     assert "Traceback" not in ran.stderr
     assert "Exception" not in ran.stderr
+
+
+def test_ctrl_c_in_a_drain_stops_watching_and_says_what_goes_on_and_what_was_not_begun(shell: Shell) -> None:
+    for name in ("mail", "notes"):
+        shell.put(shell.keys.dataset(name), '{"backend": "loopback", "size": "1GiB"}')
+        shell.owned(name, "node-a", 1)
+    draining = shell.start("drain", "node-a", "--parallel", "1")
+    read_until(draining.stdout, "2 to move")
+    deadline = time.monotonic() + 10
+    while not shell.get(shell.keys.desired("mail")):
+        assert time.monotonic() < deadline
+    draining.send_signal(signal.SIGINT)
+    _, err = draining.communicate(timeout=10)
+    assert draining.returncode == 130
+    assert "0 moved; mail moves on by itself; notes was not begun." in err
+    assert shell.get(shell.keys.desired("mail")) == "node-b"
+    assert shell.get(shell.keys.desired("notes")) == ""
+
+
+def test_events_follows_what_happens_and_goes_on_over_a_compaction(shell: Shell) -> None:
+    shell.put(shell.keys.history("notes", 1), HistoryEntry(epoch=1, node="node-a", because="new", at="x"))
+    watching = shell.start("events", "-f", "--json")
+    first = json.loads(read_until(watching.stdout, "notes"))
+    assert (first["dataset"], first["epoch"]) == ("notes", 1)
+    shell.etcdctl("compact", str(first["revision"]))
+    shell.put(shell.keys.cordon("node-b"), '{"by": "ann", "reason": "disks"}')
+    cordon = json.loads(read_until(watching.stdout, "node-b"))
+    assert (cordon["kind"], cordon["what"]) == ("cordon", "by ann: disks")
+    shell.etcdctl("del", shell.keys.cordon("node-b"))
+    assert json.loads(read_until(watching.stdout, "node-b"))["kind"] == "uncordon"
+    watching.send_signal(signal.SIGINT)
+    _, err = watching.communicate(timeout=10)
+    assert watching.returncode == 130
+    assert "stopped watching" in err

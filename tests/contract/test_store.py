@@ -137,6 +137,14 @@ async def test_reads_show_the_keys_after_the_transaction_in_either_branch(subjec
     assert refused.read == {old.key: None, new: done.read[new]}
 
 
+async def test_a_range_is_deleted_up_to_its_end_and_no_further(subject: Subject) -> None:
+    for name in ("h/1", "h/2", "h/3"):
+        await subject.put(name)
+    await subject.store.txn(Txn((), (Delete(subject.key("h/1"), subject.key("h/3")),)))
+    left = await subject.store.range(subject.key("h/"), subject.key("h0"))
+    assert [entry.key for entry in left.entries] == [subject.key("h/3")]
+
+
 async def test_all_that_one_transaction_writes_has_its_revision(subject: Subject) -> None:
     keys = [subject.key(name) for name in "abc"]
     result = await subject.store.txn(Txn((), tuple(Put(key, b"") for key in keys)))

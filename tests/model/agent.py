@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,8 @@ T = Timings()
 PATIENCE = 1.0
 """Seconds after which a request counts as unanswered."""
 SIZE = 2**30
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+"""What wall clocks say at 0, but for their skew."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Variant:
     catch most of what the touch is for)."""
     no_life: bool = False
     """A restarted agent does not touch what it finds its own (and, again, no handover compares `desired`)."""
+    unbound: bool = False
+    """A heartbeat that promises less binds its sender only once it was answered."""
     ignores_unfenced: bool = False
     """Activated though earlier holders may still write."""
 
@@ -109,7 +114,9 @@ class Agent:
         self.number = node.lives
         joined = self.world.runner.run(self._join())
         self.identity, self.lease = joined.identity, joined.lease
-        self.state: session.State = session.begin(joined.revision, joined.counter, joined.sent, node.clock)
+        self.state: session.State = session.begin(
+            joined.revision, joined.counter, joined.sent, node.clock, joined.longer
+        )
         self.life = 0
         self.picture = Picture(self.world.store, KEYS)
         self.watched: dict[str, Watched] = {}
@@ -127,7 +134,7 @@ class Agent:
 
         machine, boot = f"machine {node.name}", f"{node.name}{node.boot:012}"
         record = NodeRecord(incarnation="", machine=machine, boot=boot, lease=0, backends=("loopback",))
-        who = Applicant(node.name, machine, boot, T, record, node.armed)
+        who = Applicant(node.name, machine, boot, T, record, node.armed, node.until)
         return await Joining(self.world.store, KEYS, who, node.saved, lambda: node.clock, left_over, node.marks).run()
 
     @property
@@ -179,7 +186,7 @@ class Agent:
             return
         if now >= self.beats_at:
             self.beats_at = now + T.heartbeat
-            self.feed(session.Beat())
+            self._beat()
         if node.cut:
             return
         if now >= self.leases_at:
@@ -190,6 +197,13 @@ class Agent:
             self._observe()
         for name in sorted(self.picture.names()):
             self._work(self.picture.members(name))
+
+    def _beat(self) -> None:
+        pause, before = self.picture.cluster.pause, self.state
+        left = (pause.until - EPOCH).total_seconds() - self.world.now + self.node.skew if pause else 0.0
+        self.feed(session.Beat(max(left - T.d_soft, 0.0)))
+        if self.world.variant.unbound and isinstance(self.state, Live) and isinstance(before, Live):
+            self.state = replace(self.state, longer=before.longer)
 
     def _keep_lease(self) -> None:
         etcd, key = self.world.etcd, KEYS.node(self.node.name)
@@ -212,6 +226,8 @@ class Agent:
 
     def _observe(self) -> None:
         now, cluster = self.node.clock.raw, self.picture.cluster
+        if cluster.pause is not None:
+            return
         for name in observer.whom(self.node.name, cluster, self.picture.tenures(), self.watched):
             entry = self.world.etcd.entry(KEYS.heartbeat(name))
             if entry is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drover.coordinator.mark import MarkFile
-from drover.coordinator.protocol.clock import Instant
+from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.history import Mark
 from drover.coordinator.protocol.session import Ended
 from tests.model.agent import Agent, T
@@ -39,6 +39,8 @@ class Node:
     armed: bool
     saved: Path
     rates: tuple[float, float]
+    skew: float = 0.0
+    """Of its wall clock, seconds."""
     boot: int = 1
     lives: int = 0
     """Of agents, over all boots."""
@@ -52,6 +54,8 @@ class Node:
     agent: Agent | None = None
     sent: Instant | None = None
     """What the guard reads from shared memory: when the newest heartbeat that was answered had been sent."""
+    longer: float = 0.0
+    """And by how much longer than usual its deadlines are."""
 
     @property
     def clock(self) -> Instant:
@@ -61,6 +65,10 @@ class Node:
     @property
     def cut(self) -> bool:
         return self.world.now < self.cut_until
+
+    @property
+    def until(self) -> Deadline | None:
+        return self.sent.plus(T.d_soft + self.longer) if self.sent else None
 
     def writes(self, dataset: str, epoch: int) -> None:
         self.mounted[dataset] = epoch
@@ -76,17 +84,18 @@ class Node:
             return
         agent.step()
         if not isinstance(agent.state, Ended):
-            self.sent = agent.state.sent
+            self.sent, self.longer = agent.state.sent, agent.state.longer
 
     def _guard(self) -> None:
         """Where it is armed, nothing writes past D_io, whatever the agent does."""
-        if self.armed and self.sent is not None and self.sent.plus(T.d_io).passed(self.clock):
+        if self.armed and self.sent is not None and self.sent.plus(T.d_io + self.longer).passed(self.clock):
             self.mounted.clear()
 
     def crash(self, seconds: float) -> None:
         """The machine: nothing writes any more, and its agent comes back in another boot."""
         self.agent, self.boot = None, self.boot + 1
         self.mounted.clear()
+        self.sent, self.longer = None, 0.0
         self.saved.unlink(missing_ok=True)
         self.down_until = self.world.now + seconds
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from drover.coordinator.store import (
@@ -148,7 +148,7 @@ class ModelCluster:
     def _run(self, operations: Sequence[Put | Delete]) -> list[Change]:
         changes = []
         revision = self.revision + 1
-        for operation in operations:
+        for operation in self._spread(operations):
             old = self._entries.pop(operation.key, None)
             if old and old.lease in self._leases:
                 self._leases[old.lease].keys.discard(operation.key)
@@ -163,6 +163,14 @@ class ModelCluster:
                     if old:
                         changes.append(Change(key, None, revision))
         return changes
+
+    def _spread(self, operations: Sequence[Put | Delete]) -> Iterator[Put | Delete]:
+        """Deletions of a range, key by key."""
+        for operation in operations:
+            if isinstance(operation, Delete) and operation.end:
+                yield from [Delete(key) for key in sorted(self._entries) if operation.key <= key < operation.end]
+            else:
+                yield operation
 
     def _publish(self, changes: Sequence[Change]) -> None:
         if changes:

@@ -1,5 +1,6 @@
 """Three nodes that run the real session, observer, placement, ownership, planner and join on etcd's model, in virtual
-time, with everything going wrong that may: lost replies, requests that commit late, partitions, pauses, crashes.
+time, with everything going wrong that may: lost replies, requests that commit late, partitions, machines that halt,
+crashes, and pauses of the cluster.
 
 After every event the promises are checked; `Breach` says which one was broken, and when. Seeded: a run can be repeated.
 """
@@ -10,17 +11,19 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from drover.coordinator.records import (
     DatasetSpec,
     LeaseRecord,
+    Pause,
     State,
     Tenure,
 )
 from drover.coordinator.store import LeaseGone
 from drover.coordinator.txn import Delete, Put, Txn, TxnResult
-from tests.model.agent import KEYS, SIZE, TRUE, Agent, T, Variant
+from tests.model.agent import EPOCH, KEYS, SIZE, TRUE, Agent, T, Variant
 from tests.model.machine import Node
 from tests.model.store import ModelCluster, ModelStore
 
@@ -61,7 +64,14 @@ class World:
         self.newest: dict[str, tuple[int, str]] = {}
         rate = self.rng.uniform
         self.nodes = [
-            Node(self, name, armed, directory / f"{seed}-{name}.json", (rate(0.93, 1.07), rate(0.995, 1.005)))
+            Node(
+                self,
+                name,
+                armed,
+                directory / f"{seed}-{name}.json",
+                (rate(0.93, 1.07), rate(0.995, 1.005)),
+                rate(-2, 2),
+            )
             for name, armed in (("a", True), ("b", True), ("c", False))
         ]
         self.datasets = ("d", "e", "f")
@@ -81,6 +91,14 @@ class World:
 
     def wish(self, name: str, to: str | None = None) -> None:
         self.put(KEYS.desired(name), (to or self.rng.choice(["a", "b", "c", "a", "b", "c", "nod-b"])).encode())
+
+    def maintain(self, seconds: float) -> None:
+        """The cluster is paused."""
+        until = EPOCH + timedelta(seconds=self.now + seconds)
+        self.put(KEYS.pause, Pause(until=until).encode())
+
+    def resume(self) -> None:
+        self.etcd.apply(Txn((), (Delete(KEYS.pause),)))
 
     def change_ones_mind(self, name: str) -> None:
         """Off it shall go; no, it shall stay. Sometimes its agent restarts in between."""
@@ -182,7 +200,12 @@ class World:
         """Something happens to somebody."""
         rng = self.rng
         node, name = rng.choice(self.nodes), rng.choice(self.datasets)
-        match rng.randrange(9):
+        match rng.randrange(11):
+            case 9:
+                self.maintain(rng.uniform(2.0, 25.0))
+                self.later.append((self.now + rng.uniform(1.0, 20.0), self.resume))
+            case 10:
+                self.resume()
             case 0:
                 node.crash(rng.uniform(1.0, 15.0))
             case 1 if node.agent:
@@ -226,7 +249,8 @@ class World:
         """Nothing is wrong from now on, and every dataset is wanted somewhere."""
         for node in self.nodes:
             node.down_until = node.paused_until = node.cut_until = node.slow_until = 0.0
-        self.calm, self.later = True, []
+        self.calm, self.later, self.interfere = True, [], lambda _: None
+        self.resume()
         for name in self.datasets:
             self.declare(name)
             self.put(KEYS.desired(name), self.rng.choice(["a", "b", "c"]).encode())

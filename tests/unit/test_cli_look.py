@@ -97,6 +97,15 @@ def test_ls_does_not_believe_the_status_of_an_earlier_epoch(w: World) -> None:
     assert line(w, "notes").startswith("notes node-b starting")
 
 
+def test_ls_names_what_was_removed_and_whose_data_is_kept(w: World) -> None:
+    w.delete(w.keys.dataset("notes"))
+    w.tenure("notes", "node-a", state=State.RELEASED)
+    w.tenure("mail", "node-a", state=State.DESTROYED)
+    ran = w.drover("ls")
+    assert "removed, data kept: notes. To see them: drover ls --all" in ran.err
+    assert "removed, data kept" not in w.drover("ls", "--all").err
+
+
 def test_ls_leaves_out_what_was_removed_unless_asked(w: World) -> None:
     w.delete(w.keys.dataset("notes"))
     w.tenure("notes", "node-a", state=State.RELEASED)

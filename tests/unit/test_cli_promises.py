@@ -24,6 +24,10 @@ EVERY = [
     ("move", "notes", "node-b"),
     ("rm", "notes"),
     ("nodes",),
+    ("events",),
+    ("cordon", "node-b"),
+    ("uncordon", "node-b"),
+    ("drain", "node-c"),
     ("fence", "node-a", "--confirm"),
 ]
 
@@ -38,6 +42,7 @@ def w(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Wo
 
 @pytest.mark.parametrize("arguments", EVERY, ids=lambda arguments: arguments[0])
 def test_every_verb_prints_json_and_nothing_else_on_request(w: World, arguments: tuple[str, ...]) -> None:
+    w.history("notes", 1, "node-a", "")
     ran = w.drover(*arguments, "--json")
     assert ran.code == 0
     assert isinstance(ran.json, dict)

@@ -9,7 +9,7 @@ import pytest
 
 from drover.coordinator.combine import MOST, Combiner, combined, compatible
 from drover.coordinator.store import LeaseGone, Unanswered
-from drover.coordinator.txn import Compare, ModRevision, Put, Txn, TxnResult, absent
+from drover.coordinator.txn import Compare, Delete, ModRevision, Put, Txn, TxnResult, absent
 from tests.model.store import MAX_OPERATIONS, ModelStore
 
 FENCE = absent("fences/me")
@@ -94,8 +94,9 @@ def test_what_shares_only_its_compares_can_go_together_and_compares_them_once() 
         Txn((absent("a"),), (Put("b", b""),)),
         Txn((), (Put("b", b""),), read=("a",)),
         Txn((), (Put(FENCE.key, b""),)),
+        Txn((), (Delete("0", "b"),)),
     ],
-    ids=["writes it", "compares it", "reads it", "writes what the first compares"],
+    ids=["writes it", "compares it", "reads it", "writes what the first compares", "deletes a range with it"],
 )
 def test_what_touches_a_key_that_another_writes_does_not_go_with_it(other: Txn) -> None:
     assert compatible([rewrite("a"), other, rewrite("c")]) == [0, 2]

@@ -7,7 +7,7 @@ import pytest
 from drover.coordinator.protocol.observer import OBSERVERS, collectable, observe, silence, stand_in, whom
 from drover.coordinator.protocol.placement import rank
 from drover.coordinator.records import Evidence, Heartbeat, State
-from drover.coordinator.timings import MAX_D_HARD, PROFILES, required_wait
+from drover.coordinator.timings import MAX_D_HARD, MAX_PAUSE, PROFILES, required_wait
 from tests.unit.making import cluster, dead, fence, holder, incarnation, tenure
 
 
@@ -38,9 +38,14 @@ def test_a_heartbeat_that_moved_starts_the_wait_again_with_its_own_d_hard() -> N
     assert moved.due() == pytest.approx(106.0 + required_wait(28.0))
 
 
+def test_in_a_pause_the_wait_is_as_much_longer_as_the_heartbeat_says() -> None:
+    paused = beat("a").model_copy(update={"longer": 3600.0})
+    assert observe(None, "a", paused, 5, 100.0).wait == required_wait(beat("a").d_hard + 3600.0)
+
+
 def test_what_stands_in_for_a_missing_heartbeat_has_the_longest_wait_and_proves_no_reset() -> None:
     watched = observe(None, "a", stand_in("a.1"), 5, 100.0)
-    assert watched.wait == required_wait(MAX_D_HARD)
+    assert watched.wait == required_wait(MAX_D_HARD + MAX_PAUSE)
     assert watched.heartbeat.placeholder
     assert not silence(watched, "b", 300.0, "now").armed
 

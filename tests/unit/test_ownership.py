@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import pytest
 
@@ -13,6 +14,7 @@ from drover.coordinator.protocol.ownership import Seat
 from drover.coordinator.records import (
     Answers,
     Evidence,
+    Fence,
     HistoryEntry,
     Holder,
     LeaseRecord,
@@ -36,6 +38,7 @@ from tests.unit.making import (
     seat,
     spec,
     tenure,
+    wants,
     written,
 )
 
@@ -96,6 +99,56 @@ def test_a_change_of_incarnation_is_one_epoch_more_and_stands_in_the_history(nam
     assert new.epoch == 4
     line = HistoryEntry.decode(puts(EVERY[name])["history/d/00000004"].value)
     assert (line.epoch, line.node, line.because) == (4, new.node, "why")
+
+
+class TestHistory:
+    """Who asked, who had it before, and how long nobody could write."""
+
+    def line(self, txn: Txn, epoch: int = 4) -> HistoryEntry:
+        return HistoryEntry.decode(puts(txn)[f"history/d/{epoch:08d}"].value)
+
+    def test_names_whoever_put_desired(self) -> None:
+        d = dataset(**wants("c", desired_by="ann, drover move"))
+        line = self.line(ownership.handover(seat(), [d], "c", node("c"), "why"))
+        assert (line.asked, line.before, line.node) == ("ann, drover move", "a", "c")
+
+    def test_says_put_desired_where_nobody_said_who_it_was(self) -> None:
+        d = dataset(**wants("c"))
+        assert self.line(ownership.handover(seat(), [d], "c", node("c"), "why")).asked == "put desired"
+
+    def test_a_wish_for_one_of_a_unit_is_who_asked_for_all(self) -> None:
+        unit = [dataset(**wants("c", desired_by="ann")), dataset("e")]
+        written = puts(ownership.handover(seat(), unit, "c", node("c"), "why"))
+        assert HistoryEntry.decode(written["history/e/00000004"].value).asked == "ann"
+
+    def test_nobody_asks_for_a_fail_over_or_for_being_refused(self) -> None:
+        assert self.line(claim(dataset(), None, "a")).asked == "drover"
+        d = dataset(**wants("b", desired_by="ann"), tenure=tenure("b", state=State.ASSIGNED))
+        assert self.line(ownership.handover(seat("b"), [d], "a", node("a"), "no room", refused=True)).asked == "drover"
+
+    def test_a_fail_over_counts_from_the_last_heartbeat_of_the_dead(self) -> None:
+        died = Fence(node="a", by="z", evidence=Evidence.SILENCE, at="2026-01-02T03:04:07.000Z", still=7.0)
+        txn = ownership.claim(
+            seat("b"), [dataset()], cluster("b", fences={"a.1": died}), {"d": ""}, "", Evidence.SILENCE, {"a.1": 8}
+        )
+        assert written(txn).down == datetime.fromisoformat("2026-01-02T03:04:00Z").timestamp()
+
+    def test_the_gap_is_added_once_it_is_over(self) -> None:
+        d = dataset(tenure=tenure(because="why", asked="ann", before="c", since="then", evidence=Evidence.REBOOT))
+        line = self.line(ownership.report(seat(), d, Status(phase=Phase.ACTIVE, cutover_ms=58)), 3)
+        assert line == HistoryEntry(
+            epoch=3,
+            node="a",
+            before="c",
+            because="why",
+            asked="ann",
+            evidence=Evidence.REBOOT,
+            at="then",
+            gap_ms=58,
+        )
+
+    def test_a_report_without_a_gap_leaves_the_history_alone(self) -> None:
+        assert set(puts(EVERY["report"])) == {"status/d"}
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -169,10 +222,10 @@ class TestClaim:
             with pytest.raises(ValueError, match="neither data nor a usable spec"):
                 claim(d)
 
-    def test_empties_what_belongs_to_the_handover_before(self) -> None:
+    def test_empties_the_source_of_the_handover_before_and_remembers_since_when_nobody_writes(self) -> None:
         old = tenure(state=State.ASSIGNED, source="x", down=12.0)
         new = written(claim(dataset(tenure=old), seat("b"), "a"))
-        assert (new.source, new.down) == ("", None)
+        assert (new.source, new.down) == ("", 12.0)
 
     def test_binds_the_lease_record_to_my_lease(self) -> None:
         put = puts(claim(dataset(), seat("b", lease=33), "a"))["leases/d"]
@@ -191,9 +244,9 @@ class TestActivate:
             with pytest.raises(ValueError, match="cannot be activated"):
                 ownership.activate(seat(), dataset(tenure=tenure(state=state)))
 
-    def test_forgets_the_epoch_that_was_a_hundred_before(self) -> None:
-        d = dataset(tenure=tenure(state=State.ASSIGNED, epoch=101))
-        assert Delete(KEYS.history("d", 1)) in ownership.activate(seat(), d).then
+    def test_forgets_all_epochs_but_the_last_hundred(self) -> None:
+        d = dataset(tenure=tenure(state=State.ASSIGNED, epoch=105))
+        assert Delete(KEYS.history("d", 0), KEYS.history("d", 6)) in ownership.activate(seat(), d).then
 
 
 class TestCleared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from drover.coordinator.protocol.placement import (
     successor,
     units,
 )
-from drover.coordinator.records import Answers, Evidence, State
+from drover.coordinator.records import Answers, Evidence, Pause, State
 from tests.unit.making import SPEC_REVISION, cluster, dataset, dead, fence, node, spec, tenure, wants, workload
 
 
@@ -462,3 +463,29 @@ def test_a_unit_is_coming_where_a_new_wish_names_the_node_and_another_one_holds_
     assert not coming("b", [dataset()], c), "nobody asked"
     assert not coming("b", [dataset(tenure=tenure("b"), **wants("b"))], c), "it has come"
     assert not coming("b", [dataset(**wants("b"))], cluster("b", fences=dead("a"))), "nobody hands it over"
+
+
+class TestPaused:
+    """Nothing changes hands; what is held stays where it is."""
+
+    pause = Pause(until=datetime(2026, 1, 2, 15, tzinfo=UTC), by="ann", reason="new etcd")
+
+    def decide(self, me: str, d: Dataset, *present: str, **more: Any) -> Decision:
+        paused = replace(cluster(*present, **more), pause=self.pause)
+        return decided(me, paused, d)
+
+    def test_a_wish_for_another_node_waits_and_says_why(self) -> None:
+        decision = self.decide("a", dataset(**wants("b")), "a", "b")
+        assert decision == Keep("paused by ann until 2026-01-02T15:00:00Z (new etcd): goes to b after that")
+
+    def test_nobody_takes_what_a_fenced_node_had(self) -> None:
+        d = dataset(spec=spec(failover="any"))
+        decision = self.decide("b", d, "b", fences=dead("a"))
+        assert isinstance(decision, Nothing)
+        assert "nobody takes it before" in decision.reason
+
+    def test_nobody_takes_a_new_one(self) -> None:
+        assert isinstance(self.decide("a", dataset(tenure=None), "a"), Nothing)
+
+    def test_a_holder_goes_on(self) -> None:
+        assert self.decide("a", dataset(), "a", "b") == Keep()

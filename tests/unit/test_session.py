@@ -58,8 +58,8 @@ class Script:
         self.done += actions
         return actions
 
-    def beat(self) -> Send:
-        sends = [a for a in self.feed(Beat()) if isinstance(a, Send)]
+    def beat(self, longer: float = 0.0) -> Send:
+        sends = [a for a in self.feed(Beat(longer)) if isinstance(a, Send)]
         assert len(sends) == 1
         return sends[0]
 
@@ -331,3 +331,57 @@ def test_a_long_outage_leaves_no_heap_of_attempts() -> None:
     assert len(s.state.pending) <= 10 * T.d_soft + 1
     s.feed(LadderDone(True))
     assert s.committed(s.beat(), 11) == (OpenGate(),)
+
+
+class TestPaused:
+    """In a pause a heartbeat promises to have stopped only so much later."""
+
+    def test_the_deadline_is_as_much_later_once_such_a_heartbeat_was_answered(self) -> None:
+        script = Script()
+        sent = script.at(1).beat(600)
+        assert script.left() == pytest.approx(T.d_soft - 1)
+        script.committed(sent, 11)
+        assert script.left() == pytest.approx(T.d_soft + 600)
+
+    def test_it_is_written_into_the_heartbeat(self) -> None:
+        send = Script().at(1).beat(600)
+        (put,) = session.heartbeat_txn(Keys(), ME, T, send).then
+        assert isinstance(put, Put)
+        assert Heartbeat.decode(put.value).writes_for == T.d_hard + 600
+
+    def test_a_heartbeat_that_promises_less_binds_from_its_sending_answered_or_not(self) -> None:
+        script = Script()
+        script.committed(script.at(1).beat(600), 11)
+        script.at(2).beat(0)
+        assert script.left() == pytest.approx(T.d_soft)
+
+    def test_a_late_answer_to_an_earlier_heartbeat_lifts_that_bound_no_more(self) -> None:
+        script = Script()
+        early = script.at(1).beat(600)
+        script.at(2).beat(0)
+        script.committed(early, 11)
+        assert script.left() == pytest.approx(T.d_soft)
+
+    def test_a_pause_that_ends_at_one_moment_is_not_shortened_by_heartbeats_that_are_not_answered(self) -> None:
+        script = Script()
+        script.committed(script.at(1).beat(600), 11)
+        for second in range(2, 400):
+            script.at(second).beat(601 - second)
+        assert script.left() == pytest.approx(T.d_soft + 601 - 399)
+        assert len(script.live.pending) <= session.OPEN + 1
+
+    def test_of_two_clocks_that_differ_the_one_that_ran_less_counts(self) -> None:
+        script = Script()
+        script.committed(script.at(1).beat(600), 11)
+        script.at(boot=11, raw=9).beat(0)
+        left = script.left()
+        assert left is not None
+        assert left <= T.d_soft
+
+    def test_it_lapses_when_the_pause_is_over_and_nothing_was_answered(self) -> None:
+        script = Script()
+        script.committed(script.at(1).beat(600), 11)
+        script.at(601 + T.d_soft - 0.1).feed(Tick())
+        assert isinstance(script.state, Live)
+        script.at(601 + T.d_soft + 0.1).feed(Tick())
+        assert isinstance(script.state, Lapsed)

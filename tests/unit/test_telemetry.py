@@ -45,7 +45,16 @@ def use_everything(telemetry: Telemetry) -> None:
     telemetry.workload_restarted()
     counts = {("active", "loopback"): 3, ("waiting", "loopback"): 1}
     telemetry.show(
-        Gauges(counts, margin=3.5, connected=True, looks={"loopback": 7}, piling_up=True, known_bugs=6, went_back=True)
+        Gauges(
+            counts,
+            margin=3.5,
+            connected=True,
+            looks={"loopback": 7},
+            piling_up=True,
+            known_bugs=6,
+            went_back=True,
+            paused=True,
+        )
     )
 
 
@@ -85,6 +94,7 @@ def test_each_sample_says_what_happened(telemetry: Telemetry) -> None:
     assert sample(samples, "drover_etcd_history_piling_up") == 1
     assert sample(samples, "drover_etcd_known_bugs") == 6
     assert sample(samples, "drover_etcd_went_back") == 1
+    assert sample(samples, "drover_paused") == 1
     assert sample(samples, "drover_workload_restarts_total") == 1
     assert sample(samples, "drover_datasets", phase="active", backend="loopback") == 3
     assert sample(samples, "drover_deadline_margin_seconds") == 3.5

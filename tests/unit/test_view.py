@@ -204,3 +204,14 @@ def test_no_garbage_under_any_key_breaks_a_view(typed: list[tuple[Kind, str, byt
             assert view.cluster.nodes is not None
 
     asyncio.run(look())
+
+
+async def test_who_asked_counts_only_beside_the_desired_that_was_put_with_it() -> None:
+    etcd = Etcd()
+    both = (Put(KEYS.desired("d"), b"node-b"), Put(KEYS.asked("d"), b'{"by": "ann, drover move"}'))
+    etcd.cluster.apply(Txn((), both))
+    async with etcd.view() as view:
+        assert view.dataset("d").desired_by == "ann, drover move"
+        etcd.put(KEYS.desired("d"), "node-c")
+        await settled(view, etcd)
+        assert view.dataset("d").desired_by == ""
