@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from drover.agent.telemetry import Telemetry
 from drover.agent.workloads.base import Runtime, WorkloadError
 from drover.coordinator.member import Member
 from drover.coordinator.protocol.dataset import Dataset
+from drover.coordinator.protocol.placement import MAX_UNIT
 from drover.coordinator.records import DatasetSpec, Holder, State
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,12 @@ log = logging.getLogger(__name__)
 
 class Unreachable(StorageError):
     """This node could not bring the dataset up, found before anything was touched."""
+
+
+def _split(unit: Mapping[str, Dataset], names: Sequence[str]) -> tuple[list[Dataset], list[Dataset]]:
+    """What a step is about, and the others of the unit; none where it is too large for one transaction."""
+    others = [d for name, d in unit.items() if name not in names] if len(unit) <= MAX_UNIT else []
+    return [unit[name] for name in names], others
 
 
 @dataclass
@@ -69,7 +76,8 @@ class Executor:
             case Touch(name):
                 await self.member.touch(unit[name])
             case TakeClaim(claim):
-                if await self.member.claim(claim, [unit[n] for n in claim.datasets]) and claim.evidence is not None:
+                taken = await self.member.claim(claim, *_split(unit, claim.datasets))
+                if taken and claim.evidence is not None:
                     log.warning("%s: %s", ", ".join(claim.datasets), claim.because)
                     for _ in claim.datasets:
                         self.telemetry.failed_over(claim.evidence)
@@ -78,7 +86,7 @@ class Executor:
             case Activate(name):
                 await self._activate(unit[name])
             case Refuse(names, to, because):
-                await self._refuse([unit[n] for n in names], to, because)
+                await self._refuse(*_split(unit, names), to, because)
             case Create(name):
                 await self._create(unit[name])
             case Publish(name):
@@ -102,7 +110,7 @@ class Executor:
                 backend, volume = self._at(unit[name])
                 await backend.unpublish(volume)
             case Handover(names, to, because):
-                await self._handover([unit[n] for n in names], to, because)
+                await self._handover(*_split(unit, names), to, because)
             case Release(names, because):
                 await self.member.release([unit[n] for n in names], because)
             case Destroy(name):
@@ -134,11 +142,11 @@ class Executor:
         if not activated:
             self.helpers.unprepare(d.name)
 
-    async def _refuse(self, datasets: list[Dataset], to: str | None, because: str) -> None:
+    async def _refuse(self, datasets: list[Dataset], beside: list[Dataset], to: str | None, because: str) -> None:
         log.error("%s: %s", ", ".join(d.name for d in datasets), because)
         self.telemetry.move_failed()
         if to is not None:
-            await self.member.handover(datasets, to, f"handed back: {because}", refused=True)
+            await self.member.handover(datasets, to, f"handed back: {because}", beside, refused=True)
         else:
             await self.member.release(datasets, because, refused=True)
 
@@ -175,9 +183,9 @@ class Executor:
         if spec is not None and spec.kind in self.runtimes:
             await self.runtimes[spec.kind].stop(name, spec.stop_grace_period)
 
-    async def _handover(self, datasets: list[Dataset], to: str, because: str) -> None:
+    async def _handover(self, datasets: list[Dataset], beside: list[Dataset], to: str, because: str) -> None:
         down = [at for d in datasets if (at := self._down.pop(d.name, None)) is not None]
-        await self.member.handover(datasets, to, because, down=min(down, default=None))
+        await self.member.handover(datasets, to, because, beside, down=min(down, default=None))
 
     async def _destroy(self, d: Dataset) -> None:
         if d.tenure is None or d.tenure.state is not State.ACTIVE:

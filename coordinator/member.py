@@ -386,8 +386,9 @@ class Member:
             raise NotLive(f"incarnation {self.incarnation} has been fenced")
         return True
 
-    async def claim(self, claim: Claim, datasets: Sequence[Dataset]) -> bool:
-        """Nothing relies on a claim's having failed, so an unanswered one needs no settling: the view tells."""
+    async def claim(self, claim: Claim, datasets: Sequence[Dataset], beside: Sequence[Dataset]) -> bool:
+        """beside: the others of the unit. Nothing relies on a claim's having failed, so an unanswered one needs no
+        settling: the view tells."""
         uids = {d.name: secrets.token_hex(16) for d in datasets}
         txn = ownership.claim(
             self.seat(),
@@ -397,6 +398,7 @@ class Member:
             claim.because,
             claim.evidence,
             self.view.fence_revisions(),
+            beside,
         )
         return await self._commit(txn)
 
@@ -427,16 +429,22 @@ class Member:
         self._combiner.announce(dataset)
 
     async def handover(
-        self, datasets: Sequence[Dataset], to: str, because: str, refused: bool = False, down: float | None = None
+        self,
+        datasets: Sequence[Dataset],
+        to: str,
+        because: str,
+        beside: Sequence[Dataset],
+        refused: bool = False,
+        down: float | None = None,
     ) -> bool:
-        """Settled: False means that it has not happened and never will. down: Unix time when their use was stopped."""
+        """Settled: False means that it has not happened and never will. beside: the others of the unit. down: Unix time
+        when their use was stopped."""
         target = self.view.cluster.nodes.get(to)
         if target is None:
             return False
         seat = self.seat()
-        return await self._settled(
-            seat, datasets, ownership.handover(seat, datasets, to, target, because, refused, down)
-        )
+        txn = ownership.handover(seat, datasets, to, target, because, refused, down, beside)
+        return await self._settled(seat, datasets, txn)
 
     async def release(self, datasets: Sequence[Dataset], because: str, refused: bool = False) -> bool:
         """Settled, as handover."""

@@ -101,13 +101,15 @@ def claim(
     because: str,
     evidence: Evidence | None,
     fences: Mapping[str, int],
+    beside: Sequence[Dataset] = (),
 ) -> Txn:
     """Take datasets that are new, released, or whose holder is fenced: all or none.
 
     uids: a fresh random uid for each, used where the dataset is new. fences: mod revisions of the fences relied on, by
-    incarnation.
+    incarnation. beside: the other datasets of the unit, which it was decided on, too: one that comes late must not tear
+    the unit apart.
     """
-    compare: list[Compare] = []
+    compare: list[Compare] = [_owner(seat, d) for d in beside]
     then: list[Put | Delete] = []
     asked = _asked(datasets)
     relied: dict[str, Compare] = {}
@@ -240,17 +242,20 @@ def handover(
     because: str,
     refused: bool = False,
     down: float | None = None,
+    beside: Sequence[Dataset] = (),
 ) -> Txn:
     """Re-bind datasets that I hold, and no longer use in any way, to another node's lease: all or none.
 
     refused: I could not activate them, and say so, so that they do not come back to me first. down: when I stopped
-    using them (Unix time, seconds).
+    using them (Unix time, seconds). beside: the other datasets of the unit: a claim of mine of one of them that was
+    never answered may have bound it to me.
     """
     keys = seat.keys
     compare: list[Compare] = [
         CreateRevision(keys.node(to), target.create_revision),
         OnLease(keys.node(to), target.lease),
         absent(keys.fence(target.record.incarnation)),
+        *(_owner(seat, d) for d in beside),
     ]
     then: list[Put | Delete] = []
     asked = NOBODY if refused else _asked(datasets)

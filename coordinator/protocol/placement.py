@@ -176,7 +176,7 @@ def _gather(me: str, unit: Sequence[Dataset], mine: Sequence[Dataset], cluster: 
         return None  # they come here
     lead = asking.name if asking is not None and asking.name in held else min(held, default="")
     to = held.get(lead, me)
-    if to == me or len(mine) > MAX_UNIT or unfit(to, unit, cluster):
+    if to == me or len(unit) > MAX_UNIT or unfit(to, unit, cluster):
         return None
     return Give(to, f"belongs with {lead}")
 

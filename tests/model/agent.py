@@ -296,7 +296,8 @@ class Agent:
                 datasets = [unit[n] for n in claim.datasets]
                 fences = dict.fromkeys(cluster.fences, 0) | self.picture.fence_revisions()
                 uids = {n: f"{self.world.rng.getrandbits(64):x}" for n in unit}
-                txn = ownership.claim(seat, datasets, cluster, uids, claim.because, claim.evidence, fences)
+                beside = [d for n, d in unit.items() if n not in claim.datasets]
+                txn = ownership.claim(seat, datasets, cluster, uids, claim.because, claim.evidence, fences, beside)
                 self._commit(names, datasets, txn)
             case Clear(name, stopped):
                 self._commit(names, [unit[name]], ownership.cleared(seat, unit[name], stopped))
@@ -318,7 +319,8 @@ class Agent:
                 self._commit(names, [unit[name]], ownership.reput(seat, unit[name]))
             case Handover(those, to):
                 datasets = [unit[n] for n in those]
-                txn = ownership.handover(seat, datasets, to, cluster.nodes[to], "why")
+                beside = [d for n, d in unit.items() if n not in those]
+                txn = ownership.handover(seat, datasets, to, cluster.nodes[to], "why", beside=beside)
                 if self.world.variant.no_touch or self.world.variant.no_life:
                     wishes = {KEYS.desired(n) for n in those}
                     txn = replace(txn, compare=tuple(c for c in txn.compare if c.key not in wishes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from drover.coordinator.protocol import ownership
@@ -85,7 +87,7 @@ class World:
         assert entry is not None
         return Node(NodeRecord.decode(entry.value), entry.create_revision, entry.lease)
 
-    def claim(self, by: str, *names: str) -> Txn:
+    def claim(self, by: str, *names: str, beside: Sequence[Dataset] = ()) -> Txn:
         held = [self.dataset(n) for n in names]
         known = {
             i: e.mod_revision
@@ -94,7 +96,7 @@ class World:
         }
         fences = {i: fence("x") for i in known}
         uids = {n: f"uid of {n}" for n in names}
-        return ownership.claim(self.seats[by], held, cluster(fences=fences), uids, "why", None, known)
+        return ownership.claim(self.seats[by], held, cluster(fences=fences), uids, "why", None, known, beside)
 
     def commit(self, txn: Txn) -> bool:
         return self.etcd.apply(txn).succeeded
@@ -177,6 +179,28 @@ def test_a_group_moves_all_or_none(world: World) -> None:
     world.commit(ownership.touch(world.seats["a"], world.dataset("e")))
     assert not world.commit(txn)
     assert world.holder("d")[0] == "a.1"
+
+
+def test_a_late_claim_and_a_handover_of_the_others_do_not_tear_a_group_apart(world: World) -> None:
+    world.declare("e")
+    d, e = world.dataset("d"), world.dataset("e")
+    late = world.claim("a", "e", beside=[d])
+    handover = ownership.handover(world.seats["a"], [d], "b", world.node("b"), "why", beside=[e])
+    assert world.commit(late)
+    assert not world.commit(handover)
+    world.commit(
+        ownership.handover(world.seats["a"], [world.dataset("d"), world.dataset("e")], "b", world.node("b"), "")
+    )
+    assert not world.commit(late)
+    assert {world.holder("d")[0], world.holder("e")[0]} == {"b.1"}
+
+
+def test_a_claim_that_comes_after_the_others_have_left_fails(world: World) -> None:
+    world.declare("e")
+    d, e = world.dataset("d"), world.dataset("e")
+    late = world.claim("a", "e", beside=[d])
+    assert world.commit(ownership.handover(world.seats["a"], [d], "b", world.node("b"), "why", beside=[e]))
+    assert not world.commit(late)
 
 
 def test_the_largest_unit_fits_into_one_transaction(world: World) -> None:
