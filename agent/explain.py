@@ -32,6 +32,8 @@ def _orphaned(s: Situation, d: Dataset) -> bool:
 def _orphan_status(s: Situation, d: Dataset, decision: Decision) -> Status:
     epoch = d.tenure.epoch if d.tenure else 0
     if d.tenure is not None and d.tenure.state is State.DESTROYED and d.spec is None:
+        if d.tenure.trash:
+            return Status(phase=Phase.STOPPED, epoch=epoch, reason=d.tenure.because)
         return Status(phase=Phase.DESTROYED, epoch=epoch, reason="destroyed, as its spec said")
     match decision:
         case Nothing(reason):

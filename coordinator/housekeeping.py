@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,9 @@ from drover.coordinator.etcd_versions import Flawed, judge
 from drover.coordinator.keys import Kind, range_end
 from drover.coordinator.protocol.observer import collectable
 from drover.coordinator.protocol.placement import rank
-from drover.coordinator.records import Fence, Heartbeat, InvalidRecord, R, Tenure
+from drover.coordinator.records import Fence, Heartbeat, InvalidRecord, R, State, Tenure, Trashed
 from drover.coordinator.store import StoreError
+from drover.coordinator.trash import empty, lay_aside
 from drover.coordinator.txn import Delete, Entry, Txn, absent, unchanged
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Housekeeping:
                 await self._look()
                 if rank("housekeeping", self._member.view.cluster.nodes)[:1] == [self._member.node]:
                     await self._end_pause()
+                    await self.look_after_trash()
                     if self._compacts:
                         await self._compact()
                     if rounds % _COLLECT == 0:
@@ -114,6 +116,26 @@ class Housekeeping:
             )
         else:
             self._piling_up.over()
+
+    async def look_after_trash(self) -> None:
+        """What was removed and given up is laid aside; what has been in the trash for its time is destroyed, by whoever
+        claims it. Only etcd is asked and told: without it nothing is ever emptied. Raises StoreError."""
+        member, keys = self._member, self._member.keys
+        for name, entry in (await self._list(Kind.TRASH)).items():
+            with contextlib.suppress(InvalidRecord, ValueError):
+                trashed, txn = Trashed.decode(entry.value), member.seat().txn
+                if (aside := await member.store.get(keys.owner(name))) is not None:
+                    tenure = Tenure.decode(aside.value)
+                    if trashed.until <= datetime.now(UTC) and tenure.state is State.RELEASED:
+                        log.info("the time of %s in the trash is over (uid %s)", trashed.dataset, trashed.uid)
+                        await self._as_member(empty(entry, aside, tenure, txn))
+                elif (owner := await member.store.get(keys.owner(trashed.dataset))) is not None:
+                    tenure = Tenure.decode(owner.value)
+                    await self._as_member(lay_aside(keys, entry, trashed, owner, tenure, txn))
+
+    async def _as_member(self, txn: Txn) -> None:
+        fence = absent(self._member.keys.fence(self._member.incarnation))
+        await self._member.store.txn(replace(txn, compare=(*txn.compare, fence)))
 
     async def _end_pause(self) -> None:
         """A pause that is over, by this node's clock, is taken away. Raises StoreError."""

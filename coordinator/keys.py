@@ -33,6 +33,7 @@ class Kind(StrEnum):
     PAUSE = "pause"
     HISTORY = "history"
     STATUS = "status"
+    TRASH = "trash"
 
 
 SINGLE = frozenset({Kind.CLUSTER, Kind.PAUSE})
@@ -128,6 +129,9 @@ class Keys:
 
     def status(self, dataset: str) -> str:
         return self.of(Kind.STATUS, dataset)
+
+    def trash(self, name: str) -> str:
+        return self.of(Kind.TRASH, name)
 
     def history(self, dataset: str, epoch: int) -> str:
         """Zero-padded, so that a listing is in order."""

@@ -124,8 +124,9 @@ class DatasetSpec(UserRecord):
     group: Name | None = None
     """Datasets of one group live on one node and move in one transaction."""
     labels: dict[str, str] = {}
-    reclaim: Literal["retain", "delete"] = "retain"
-    """What deleting the spec does to the data."""
+    reclaim: Literal["retain", "trash", "delete"] = "retain"
+    """What `drover rm` does to the data: nothing, keep it for some days, destroy it. Who merely deletes the spec with
+    `trash` keeps the data, as with `retain`."""
 
     @field_validator("failover", mode="before")
     @classmethod
@@ -307,7 +308,8 @@ class Tenure(Record):
     down: when its use was stopped before this epoch, by a wall clock (Unix time, seconds): by the source for the
     handover, or by death, counted from the last heartbeat that was seen. For measuring.
     base: local copies: the snapshot that the epoch starts from. created: the spec's create revision; another one is
-    another dataset of the same name. born: the file system was made; from then on missing data is an error.
+    another dataset of the same name. 0: whichever spec is there, until it is claimed. born: the file system was made;
+    from then on missing data is an error.
     txn: random id of the transaction that wrote this, to settle unanswered ones.
     """
 
@@ -330,8 +332,10 @@ class Tenure(Record):
     created: int
     backend: str
     object: str = ""
-    reclaim: Literal["retain", "delete"] = "retain"
+    reclaim: Literal["retain", "trash", "delete"] = "retain"
     born: bool = False
+    trash: str = ""
+    """State destroyed: its data was not, but is in the trash under this name."""
     txn: str
 
     @property
@@ -399,6 +403,17 @@ class Cordon(Record):
 
     by: str = ""
     reason: str = ""
+    at: str = ""
+
+
+class Trashed(Record):
+    """`trash/<t>`: a dataset that was removed and is destroyed at `until`. Its tenure goes to `owners/<t>`."""
+
+    dataset: str
+    uid: str
+    spec: DatasetSpec
+    until: AwareDatetime
+    by: str = ""
     at: str = ""
 
 

@@ -41,6 +41,13 @@ async def declare(store: Store, keys: Keys, request: Request) -> Change:
     earlier = before.datasets.get(name)
     if earlier and not isinstance(earlier.declaration, Undeclared):
         raise _exists(earlier, before)
+    if any(
+        it.dataset == name and earlier and earlier.tenure and earlier.tenure.uid == it.uid and not earlier.tenure.trash
+        for it in before.trash.values()
+    ):
+        raise NotPossible(
+            f"the last {name} is on its way into the trash", f"Try again in a moment. Look: drover show {name}"
+        )
     warnings = [
         *spec.check_backend(wanted.backend, before),
         *spec.failover_warnings(wanted, before),

@@ -11,10 +11,10 @@ from drover.coordinator.cli.connection import connection, run
 from drover.coordinator.cli.describe import dataset_json, now
 from drover.coordinator.cli.pause import paused_json
 from drover.coordinator.cli.picture import Dataset, Picture, Undeclared, take_warned
-from drover.coordinator.cli.shapes import DatasetsJson
+from drover.coordinator.cli.shapes import DatasetsJson, TrashedJson
 from drover.coordinator.cli.situation import INVALID, UNPLACED, NeedsYou, situation
 from drover.coordinator.keys import DEFAULT_PREFIX
-from drover.coordinator.records import Phase, State
+from drover.coordinator.records import Phase, State, Trashed
 from drover.coordinator.sizes import format_size
 
 HEAD = ("DATASET", "NODE", "PHASE", "SIZE", "BACKEND", "WHY")
@@ -46,8 +46,17 @@ def orphans(picture: Picture) -> list[str]:
     return [
         name
         for name, it in picture.datasets.items()
-        if not shown(it, False) and it.tenure and it.tenure.state is State.RELEASED and it.tenure.reclaim == "retain"
+        if not shown(it, False) and it.tenure and it.tenure.state is State.RELEASED and it.tenure.reclaim != "delete"
+        if name not in picture.trash
     ]
+
+
+def _left(trashed: Trashed) -> str:
+    return output.seconds(max(0.0, (trashed.until - now()).total_seconds()))
+
+
+def _trashed(name: str, it: Trashed) -> TrashedJson:
+    return TrashedJson(name=name, dataset=it.dataset, uid=it.uid, size=it.spec.size, until=it.until.isoformat())
 
 
 def row(dataset: Dataset, picture: Picture) -> list[str]:
@@ -73,13 +82,14 @@ def ls(
     picture, doubt = run(connection(endpoints, prefix), take_warned)
     if doubt:
         output.complain(output.plain(f"warning: {doubt}"))
-    datasets = [it for it in picture.datasets.values() if shown(it, everything)]
+    datasets = [it for it in picture.datasets.values() if shown(it, everything) and it.name not in picture.trash]
     if as_json:
         output.say_json(
             DatasetsJson(
                 datasets=[dataset_json(it, picture) for it in datasets],
                 ignored=dict(picture.ignored),
                 paused=paused_json(picture.pause),
+                trash=[_trashed(name, it) for name, it in picture.trash.items()],
             )
         )
         return
@@ -87,6 +97,15 @@ def ls(
         output.say(output.table(HEAD, [row(it, picture) for it in datasets], {"PHASE": paint}))
     else:
         output.complain("No datasets yet. Declare one: drover create NAME --size 1GiB")
+    if picture.trash and everything:
+        rows = [
+            [name, it.dataset, format_size(it.spec.size), _left(it), it.by]
+            for name, it in sorted(picture.trash.items(), key=lambda one: one[1].until)
+        ]
+        output.say("\n" + output.table(("IN THE TRASH", "WAS", "SIZE", "DESTROYED IN", "REMOVED BY"), rows))
+    elif picture.trash:
+        names = output.listing(sorted({it.dataset for it in picture.trash.values()}))
+        output.complain(output.plain(f"in the trash: {names}. To see how long: drover ls --all"))
     if not everything and (kept := orphans(picture)):
         output.complain(output.plain(f"removed, data kept: {output.listing(kept)}. To see them: drover ls --all"))
     if picture.pause is not None:

@@ -36,7 +36,12 @@ VERBS = {
     ),
     "set": Verb("Change a dataset: its size, and what happens when its node dies.", f"{_HERE}.set:set_"),
     "move": Verb("Move a dataset to a node, with all that uses it.", f"{_HERE}.move:move"),
-    "rm": Verb("Remove a dataset: its data is kept, or destroyed where it says reclaim: delete.", f"{_HERE}.rm:rm"),
+    "rm": Verb(
+        "Remove a dataset: its data is kept, put in the trash or destroyed, as its reclaim says.", f"{_HERE}.rm:rm"
+    ),
+    "undelete": Verb(
+        "Take a dataset out of the trash, under its old name or another one.", f"{_HERE}.undelete:undelete"
+    ),
     "nodes": Verb("List all nodes: who is here, who is silent, who is fenced and why.", f"{_HERE}.nodes:nodes"),
     "events": Verb(
         "Tell what happened: changes of owner with who asked, fences, cordons, pauses; with -f what happens now.",

@@ -58,8 +58,8 @@ Label = Annotated[
 Reclaim = Annotated[
     str | None,
     typer.Option(
-        metavar="retain|delete",
+        metavar="retain|trash|delete",
         show_default=False,
-        help="What `drover rm` does to the data: keep it (the default), or destroy it.",
+        help="What `drover rm` does to the data: keep it (the default), keep it for some days, or destroy it.",
     ),
 ]

@@ -27,6 +27,7 @@ from drover.coordinator.records import (
     R,
     Status,
     Tenure,
+    Trashed,
     WorkloadSpec,
 )
 from drover.coordinator.store import Store
@@ -142,8 +143,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class Picture:
-    """fences: by incarnation, with their entries. pause: the cluster is paused. ignored: what users typed that
-    shows up nowhere else, by key below the prefix, and why nobody acts on it."""
+    """fences: by incarnation, with their entries. pause: the cluster is paused. trash: by the names that datasets have
+    there. ignored: what users typed that shows up nowhere else, by key below the prefix, and why nobody acts on it."""
 
     datasets: Mapping[str, Dataset]
     nodes: Mapping[str, Node]
@@ -151,6 +152,7 @@ class Picture:
     fences: Mapping[str, Fence]
     fence_entries: Mapping[str, Entry]
     pause: Pause | None
+    trash: Mapping[str, Trashed]
     ignored: Mapping[str, str]
     revision: int
 
@@ -280,13 +282,14 @@ def draw(entries: Mapping[str, Entry], keys: Keys, revision: int) -> Picture:
     }
     workloads = {name: _workload(name, entry) for name, entry in by_kind[Kind.WORKLOADS].items()}
     ignored |= {f"{Kind.WORKLOADS}/{name}": it.invalid for name, it in workloads.items() if it.invalid}
+    trash = typed(Trashed, Kind.TRASH)
     pause: Pause | None = None
     if (typed_in := entries.get(keys.pause)) is not None:
         try:
             pause = Pause.decode(typed_in.value)
         except InvalidRecord as error:
             ignored[Kind.PAUSE] = str(error)
-    return Picture(datasets, nodes, workloads, fences, by_kind[Kind.FENCES], pause, ignored, revision)
+    return Picture(datasets, nodes, workloads, fences, by_kind[Kind.FENCES], pause, trash, ignored, revision)
 
 
 def _unknown(key: str) -> str:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import secrets
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 import typer
 
 from drover.coordinator.cli import options, output
 from drover.coordinator.cli.connection import commit, connection, run
-from drover.coordinator.cli.describe import the_dataset
+from drover.coordinator.cli.describe import now, the_dataset
 from drover.coordinator.cli.errors import InUse, NotPossible, Usage
 from drover.coordinator.cli.picture import Dataset, Misdeclared, Picture, Undeclared, take
 from drover.coordinator.cli.shapes import RemovedJson
-from drover.coordinator.cli.wish import unwish
+from drover.coordinator.cli.wish import unwish, user
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
-from drover.coordinator.records import State
+from drover.coordinator.records import State, Tenure, Trashed, timestamp
+from drover.coordinator.sizes import format_size
 from drover.coordinator.store import Store
-from drover.coordinator.txn import Delete, Txn, unchanged
+from drover.coordinator.trash import lay_aside, name_in_trash
+from drover.coordinator.txn import Delete, Put, Txn, unchanged
+
+DAYS = 7.0
+"""That a dataset stays in the trash."""
+PATIENCE = 15.0
+"""Seconds to wait for its node to give it up."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +43,18 @@ class Destroyed:
 
 
 @dataclass(frozen=True)
+class InTrash:
+    """It can be had again until then. trashed: the record, put with the removal."""
+
+    trashed: Trashed
+
+
+@dataclass(frozen=True)
 class NeverWas:
     """No node ever had it."""
 
 
-Fate = Kept | Destroyed | NeverWas
+Fate = Kept | InTrash | Destroyed | NeverWas
 
 
 @dataclass(frozen=True)
@@ -48,8 +66,9 @@ class Removal:
     txn: Txn
 
 
-async def plan(store: Store, keys: Keys, name: str) -> Removal:
-    """Looks, and changes nothing. Raises InUse, NotPossible, StoreError."""
+async def plan(store: Store, keys: Keys, name: str, days: float | None = None) -> Removal:
+    """Looks, and changes nothing. days: that it stays in the trash, whatever its spec says. Raises InUse,
+    NotPossible, StoreError."""
     picture = await take(store, keys)
     dataset = the_dataset(name, picture)
     if isinstance(dataset.declaration, Undeclared) and dataset.desired is None:
@@ -59,14 +78,27 @@ async def plan(store: Store, keys: Keys, name: str) -> Removal:
     if users := picture.users_of(name):
         raise _in_use(name, users, picture, keys)
     spec_entry = None if isinstance(dataset.declaration, Undeclared) else dataset.declaration.entry
+    fate = _fate(dataset)
+    if days and isinstance(fate, Destroyed):
+        raise NotPossible(
+            f"{name} says reclaim: delete, so its node would destroy the data at once",
+            f"Say otherwise first: drover set {name} --reclaim trash",
+        )
+    trash: tuple[Put, ...] = ()
+    if isinstance(fate, Kept) and dataset.spec and dataset.tenure and (days or dataset.spec.reclaim == "trash"):
+        until = now().replace(microsecond=0) + timedelta(days=days or DAYS)
+        trashed = Trashed(
+            dataset=name, uid=dataset.tenure.uid, spec=dataset.spec, until=until, by=user(), at=timestamp(now())
+        )
+        fate, trash = InTrash(trashed), (Put(keys.trash(name_in_trash(trashed.uid)), trashed.encode()),)
     txn = Txn(
         compare=(
             unchanged(keys.dataset(name), spec_entry),
             unchanged(keys.desired(name), dataset.desired.entry if dataset.desired else None),
         ),
-        then=(Delete(keys.dataset(name)), *unwish(keys, name)),
+        then=(Delete(keys.dataset(name)), *unwish(keys, name), *trash),
     )
-    return Removal(dataset, _fate(dataset), txn)
+    return Removal(dataset, fate, txn)
 
 
 def _in_use(name: str, users: list[str], picture: Picture, keys: Keys) -> InUse:
@@ -102,22 +134,48 @@ async def remove(store: Store, removal: Removal) -> None:
     await commit(store, removal.txn, f"{removal.dataset.name} was changed by somebody else just now")
 
 
+async def laid_aside(store: Store, keys: Keys, trashed: Trashed) -> bool:
+    """Until its node has given it up and the name is free, but not for long: an agent does it otherwise, within a
+    minute."""
+    owner, trash = keys.owner(trashed.dataset), keys.trash(name_in_trash(trashed.uid))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            while (entry := await store.get(owner)) is not None and (there := await store.get(trash)) is not None:
+                tenure = Tenure.decode(entry.value)
+                if tenure.trash:
+                    return True
+                if tenure.state is State.RELEASED:
+                    await store.txn(lay_aside(keys, there, trashed, entry, tenure, secrets.token_hex(8)))
+                    continue
+                await asyncio.sleep(0.1)
+    return False
+
+
 def rm(
     name: options.DatasetName,
+    trash: Annotated[
+        float | None,
+        typer.Option(
+            "--trash", metavar="DAYS", min=0.01, show_default=False, help="Keep the data for so long, then destroy it."
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before data is destroyed.")] = False,
     endpoints: options.Endpoints = options.DEFAULT_ENDPOINTS,
     prefix: options.Prefix = DEFAULT_PREFIX,
     as_json: options.Json = False,
 ) -> None:
-    """Remove a dataset: its data is kept, or destroyed where it says reclaim: delete.
+    """Remove a dataset: its data is kept, put in the trash or destroyed, as its reclaim says.
 
-    The same with etcdctl: del PREFIX/datasets/DATASET and PREFIX/desired/DATASET.
+    In the trash it stays for 7 days: drover undelete. With etcdctl: del PREFIX/datasets/DATASET and
+    PREFIX/desired/DATASET, which keeps the data unless the spec says delete.
     """
     where = connection(endpoints, prefix)
-    removal = run(where, lambda store, keys: plan(store, keys, name))
+    removal = run(where, lambda store, keys: plan(store, keys, name, trash))
     if isinstance(removal.fate, Destroyed) and not yes:
         _confirm(removal.dataset)
     run(where, lambda store, _: remove(store, removal))
+    if isinstance(fate := removal.fate, InTrash):
+        run(where, lambda store, keys: laid_aside(store, keys, fate.trashed))
     if as_json:
         output.say_json(_json(removal))
         return
@@ -141,6 +199,9 @@ def _words(removal: Removal) -> str:
     match removal.fate:
         case Destroyed() if tenure:
             return f"Its data (uid {tenure.uid}) is destroyed by {tenure.node} (reclaim: delete)."
+        case InTrash(trashed):
+            left = f"until {trashed.until.isoformat()}: drover undelete {trashed.dataset}"
+            return f"Its data ({format_size(trashed.spec.size)}, uid {trashed.uid}) is in the trash {left}."
         case Kept() if tenure:
             where = f"back end {tenure.backend}" + (f", object {tenure.object}" if tenure.object else "")
             held = f" {tenure.node} gives it up now;" if tenure.held else ""
@@ -155,7 +216,7 @@ def _words(removal: Removal) -> str:
 
 def _json(removal: Removal) -> RemovedJson:
     tenure = removal.dataset.tenure
-    words = {Kept: "kept", Destroyed: "destroyed", NeverWas: "none"}
+    words = {Kept: "kept", InTrash: "trash", Destroyed: "destroyed", NeverWas: "none"}
     return RemovedJson(
         removed=removal.dataset.name,
         data=words[type(removal.fate)],

@@ -57,6 +57,16 @@ class NodeJson(TypedDict):
     address: str | None
 
 
+class TrashedJson(TypedDict):
+    """A dataset in the trash"""
+
+    name: Annotated[str, "in the trash"]
+    dataset: Annotated[str, "the name that it had"]
+    uid: str
+    size: Annotated[int, "bytes"]
+    until: Annotated[str, "when its data is destroyed"]
+
+
 class DatasetsJson(TypedDict):
     """`drover ls --json`"""
 
@@ -65,6 +75,7 @@ class DatasetsJson(TypedDict):
         dict[str, str], "keys below the prefix that nobody acts on, with the reason, where no dataset tells it"
     ]
     paused: Annotated[dict[str, str] | None, "until, by and reason of the pause"]
+    trash: Annotated[list[TrashedJson], "what was removed and can be had again"]
 
 
 class NodesJson(TypedDict):
@@ -96,7 +107,7 @@ class RemovedJson(TypedDict):
     """`drover rm --json`"""
 
     removed: Annotated[str, "the dataset's name"]
-    data: Annotated[str, "`kept`, `destroyed` (its node does so now) or `none` (there never was any)"]
+    data: Annotated[str, "`kept`, `trash`, `destroyed` (its node does so now) or `none` (there never was any)"]
     uid: str | None
     node: Annotated[str | None, "the node that has it now"]
 

@@ -186,6 +186,8 @@ def _free(dataset: Dataset, tenure: Tenure | None, picture: Picture) -> Situatio
     """Nobody has it: it is new, was released, or destroyed."""
     name = dataset.name
     if isinstance(dataset.declaration, Undeclared) and tenure is not None:
+        if tenure.trash:
+            return Situation(Phase.STOPPED, "", f"removed; {tenure.because}: drover undelete {name}", Settled())
         if tenure.state is State.DESTROYED:
             return Situation(Phase.DESTROYED, "", "its data was destroyed on request", Settled())
         return Situation(Phase.STOPPED, "", f"its spec was deleted; the data is kept (uid {tenure.uid})", Settled())
@@ -258,6 +260,8 @@ def fencing_words(spec: DatasetSpec) -> str:
 
 
 def reclaim_words(spec: DatasetSpec) -> str:
+    if spec.reclaim == "trash":
+        return "trash — drover rm keeps the data for some days, then it is destroyed"
     if spec.reclaim == "retain":
         return "retain — drover rm keeps the data"
     return "delete — drover rm destroys the data"

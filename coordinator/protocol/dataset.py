@@ -49,7 +49,7 @@ class Dataset:
         """The spec is not the one that the tenure was made for: a new dataset has the old one's name."""
         if self.tenure is None or self.tenure.state is State.DESTROYED or self.spec is None:
             return False
-        return self.tenure.created != self.spec_created
+        return self.tenure.created not in (0, self.spec_created)
 
     @property
     def doomed(self) -> bool:

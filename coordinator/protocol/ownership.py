@@ -148,7 +148,7 @@ def _claimed(seat: Seat, d: Dataset, uid: str, told: dict[str, object]) -> Tenur
         unfenced = (*unfenced, old.holder)
     base: dict[str, object]
     if old is not None and d.kept:
-        base = old.model_dump()
+        base = old.model_dump() | ({"created": d.spec_created} if old.created == 0 else {})
     elif isinstance(d.spec, DatasetSpec):
         base = {"uid": uid, "created": d.spec_created, "backend": d.spec.backend, "reclaim": d.spec.reclaim}
     else:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from drover.coordinator.keys import Keys
 from drover.coordinator.records import (
     Answers,
     Cordon,
+    DatasetSpec,
     Evidence,
     Fence,
     Heartbeat,
@@ -27,9 +29,11 @@ from drover.coordinator.records import (
     State,
     Status,
     Tenure,
+    Trashed,
     WorkloadSpec,
 )
 from drover.coordinator.store import Store
+from drover.coordinator.trash import name_in_trash
 from drover.coordinator.txn import Delete, Entry, Put, Txn
 from tests.model.store import ModelCluster, ModelStore
 
@@ -167,6 +171,15 @@ class World:
             epoch=epoch, node=node, before=before, because=f"epoch {epoch}", evidence=evidence, at=SINCE
         )
         self.put(self.keys.history(dataset, epoch), entry)
+
+    def trash(self, dataset: str, uid: str = "0ld", spec: str = '{"backend": "loopback", "size": "1GiB"}') -> str:
+        """It was removed, and is in the trash for a day. Its name there."""
+        aside, until = name_in_trash(uid), datetime.now(UTC) + timedelta(days=1, seconds=5)
+        record = Trashed(dataset=dataset, uid=uid, spec=DatasetSpec.decode(spec.encode()), until=until, by="ann")
+        self.put(self.keys.trash(aside), record)
+        self.tenure(aside, "node-a", 4, State.RELEASED, uid=uid, born=True, object=f"{uid}.img")
+        self.tenure(dataset, "node-a", 4, State.DESTROYED, uid=uid, trash=aside)
+        return aside
 
     def holder(self, node: str) -> Holder:
         return Holder(node=node, incarnation=incarnation(node))

@@ -23,6 +23,7 @@ EVERY = [
     ("set", "notes", "--size", "20GiB"),
     ("move", "notes", "node-b"),
     ("rm", "notes"),
+    ("undelete", "old"),
     ("nodes",),
     ("events",),
     ("cordon", "node-b"),
@@ -37,6 +38,7 @@ def w(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Wo
     made = world(monkeypatch, capsys)
     made.dataset("notes")
     made.active("notes", "node-a")
+    made.trash("old")
     return made
 
 
@@ -90,7 +92,7 @@ def test_every_datasets_json_has_where_it_is_mounted(w: World) -> None:
 
 
 def test_json_keeps_exactly_the_promised_fields(w: World) -> None:
-    (dataset,) = w.drover("ls", "--json").json["datasets"]
+    dataset = w.drover("ls", "--json").json["datasets"][0]
     assert set(dataset) == set(typing.get_type_hints(shapes.DatasetJson))
     node = w.drover("nodes", "--json").json["nodes"][0]
     assert set(node) == set(typing.get_type_hints(shapes.NodeJson))

@@ -124,7 +124,7 @@ def test_a_missing_field_is_named() -> None:
         ({"failover": [7]}, "failover: failover has 7, which is not a node's name"),
         ({"failover": 7}, 'failover: failover must be "none", "any" or a list of nodes, not 7'),
         ({"group": "a/b"}, "group: the name has '/'"),
-        ({"reclaim": "maybe"}, "reclaim: Input should be 'retain' or 'delete'"),
+        ({"reclaim": "maybe"}, "reclaim: Input should be 'retain', 'trash' or 'delete'"),
         ({"labels": {"a\nb": 3}}, r"labels.a\nb: "),
         ({"a\nb": 3}, r"a\nb: "),
     ],
