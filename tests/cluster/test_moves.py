@@ -43,14 +43,14 @@ def test_a_group_moves_in_one_transaction_with_the_workloads_of_all_its_datasets
     def there() -> bool:
         for name in seen:
             history = cluster.entries(f"history/{name}/")
-            seen[name] = {int(epoch): entry.mod_revision for epoch, entry in history.items()}
+            seen[name] = {int(epoch): entry.create_revision for epoch, entry in history.items()}
         return all(d.status.get("node") == "node-c" and d.status["phase"] == "active" for d in (one, two))
 
     eventually(there, "both are on node-c", 15)
     for writer in writers:
         writer.goes_on("node-c")
         writer.check()
-    # A line of the history is written with the tenure of its epoch.
+    # A line of the history is made with the tenure of its epoch.
     assert (one.epoch, two.epoch) == (2, 2)
     assert seen[one.name][2] == seen[two.name][2]
 

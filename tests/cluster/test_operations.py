@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, Dataset
 from tests.playground import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operations")]
@@ -69,3 +69,19 @@ def test_a_move_that_waits_for_a_user_of_the_data_can_be_called_off(cluster: Clu
     eventually(lambda: "the move waits" not in str(data.status), "it waits no more", 15)
     assert data.active_on("node-a") == "node-a"
     assert data.epoch == 1
+
+
+def test_what_was_removed_by_mistake_comes_back_from_the_trash_with_its_data_beside_a_new_one_of_its_name(
+    cluster: Cluster,
+) -> None:
+    data = cluster.dataset(on="node-a")
+    cluster.playground.exec("node-a", "sh", "-c", f"echo precious > {data.path}/file && sync")
+    assert "is in the trash" in cluster.drover("rm", data.name, "--trash", "3").stdout
+    cluster.drover("create", data.name, "--size", "64MiB", "--fs", "ext4", "--on", "node-b")
+    data.active_on("node-b")
+    assert cluster.playground.exec("node-b", "ls", data.path).stdout.split() in ([], ["lost+found"])
+    other = Dataset(cluster, cluster.name("back"))
+    cluster.drover("undelete", data.name, "--as", other.name, "--on", "node-c")
+    other.active_on("node-c")
+    assert other.read("file") == "precious\n"
+    cluster.drover("rm", other.name)
