@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from drover.coordinator.records import InvalidRecord, Tenure
 from drover.coordinator.timings import PROFILES
 from tests.chaos import restore, writer
 from tests.chaos.arena import Arena
-from tests.chaos.history import About, Fault, Outcome, Reading, Run, save, save_about
+from tests.chaos.history import About, Clock, Fault, Jump, Outcome, Reading, Run, save, save_about
 from tests.chaos.nemeses import NEMESES, Stage
 from tests.chaos.record import Devices, Lines, Watch, now, until
 from tests.chaos.schedule import Act
@@ -70,7 +71,8 @@ class Chaos:
 
     def __init__(self, plan: Plan, directory: Path, say: Say) -> None:
         self._plan, self._directory, self._say = plan, directory, say
-        self._jumped: set[str] = set()
+        self._jumps: defaultdict[str, list[Jump]] = defaultdict(list)
+        self._base = now()
         self._snapshot: Path | None = None
 
     def run(self) -> Path:
@@ -78,7 +80,7 @@ class Chaos:
         (self._directory / "writers").mkdir(parents=True)
         home = Path(tempfile.mkdtemp(prefix="drover-chaos-", dir="/var/tmp"))
         plan = self._plan
-        changes = {"mutant": plan.mutant, "blind": plan.blind, "skew": plan.skew, "base": now()}
+        changes = {"mutant": plan.mutant, "blind": plan.blind, "skew": plan.skew, "base": self._base}
         try:
             with Arena(home / "playground", plan.nodes, 640, plan.timings, plan.armed, changes) as arena:
                 self._in(arena)
@@ -144,11 +146,15 @@ class Chaos:
             d_io=PROFILES[plan.timings].d_io,
             began=began,
             ended=now(),
-            skewed=tuple(sorted(self._jumped | plan.skew.keys())),
+            clocks=self._clocks(),
             mutant=plan.mutant or ("acknowledges unsynced" if plan.how == writer.UNSYNCED else ""),
             blind=plan.blind,
             armed=plan.armed,
         )
+
+    def _clocks(self) -> dict[str, Clock]:
+        changed = self._plan.skew.keys() | self._jumps.keys()
+        return {n: Clock(self._plan.skew.get(n, 1.0), self._base, tuple(self._jumps[n])) for n in changed}
 
     def _furnish(self, cluster: Cluster) -> None:
         """Datasets, spread over the nodes, and their writers, all of them at work."""
@@ -192,7 +198,7 @@ class Chaos:
         if act.kind.name != "move":
             self._say(f"{began - start:7.1f}  {act.kind.name} {target} {act.seconds or ''}")
         if act.kind.name == "clock jumps ahead":
-            self._jumped.add(target)
+            self._jumps[target].append(Jump(began, act.seconds))
         try:
             nemesis.__enter__()
         except (CliError, OSError, AssertionError) as error:
