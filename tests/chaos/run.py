@@ -104,7 +104,7 @@ class Chaos:
             devices.start()
             began = now()
             save_about(self._directory, self._about(began))  # of a run that breaks off, too
-            self._furnish(cluster)
+            self._furnish(arena)
             stage = Stage(arena, list(self._plan.specs()), watch.owner)
             self._harm(stage, files["faults"])
             arena.mend()
@@ -156,9 +156,9 @@ class Chaos:
         changed = self._plan.skew.keys() | self._jumps.keys()
         return {n: Clock(self._plan.skew.get(n, 1.0), self._base, tuple(self._jumps[n])) for n in changed}
 
-    def _furnish(self, cluster: Cluster) -> None:
+    def _furnish(self, arena: Arena) -> None:
         """Datasets, spread over the nodes, and their writers, all of them at work."""
-        nodes = cluster.playground.nodes
+        cluster, nodes = arena.cluster, arena.playground.nodes
         for number, (name, spec) in enumerate(self._plan.specs().items()):
             cluster.put(f"datasets/{name}", json.dumps(spec))
             cluster.put(f"desired/{name}", nodes[number % len(nodes)])
@@ -167,7 +167,7 @@ class Chaos:
             command = [sys.executable, "-I", "-S", str(writer.__file__), log, self._plan.how, *datasets]
             workload: dict[str, Any] = {"command": command, "datasets": datasets, "stop_grace_period": 2}
             cluster.put(f"workloads/{name}", json.dumps(workload))
-        missing = self._unserved(now(), 60.0)
+        missing = self._unserved(arena, now(), 60.0)
         assert not missing, f"never served: {missing}"
 
     def _harm(self, stage: Stage, lines: Lines) -> None:
@@ -228,7 +228,7 @@ class Chaos:
         began = now()
         if not arena.etcd_is_back(30):
             self._say("etcd does not come back")
-        missing = self._unserved(began, SERVED_WITHIN)
+        missing = self._unserved(arena, began, SERVED_WITHIN)
         self._say(
             f"all faults have ended; served again after {now() - began:.1f} s" + (f", but {missing}" * bool(missing))
         )
@@ -240,11 +240,12 @@ class Chaos:
             outcomes.append(Outcome(name, None if name in missing else now() - began, said))
         return outcomes
 
-    def _unserved(self, since: float, within: float) -> list[str]:
+    def _unserved(self, arena: Arena, since: float, within: float) -> list[str]:
         """Datasets that no write to was acknowledged since then."""
         missing = list(self._plan.specs())
 
         def served() -> bool:
+            arena.revive()
             missing[:] = [name for name in missing if self._last_ack(name) <= since]
             return not missing
 
