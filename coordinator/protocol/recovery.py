@@ -64,6 +64,8 @@ def plan(
     restored = []
     for name in sorted({*datasets, *volumes}):
         found, d = volumes.get(name, {}), datasets.get(name, Dataset(name))
+        if d.tenure is None and not found and name not in chosen:
+            continue  # declared, and nobody ever had it
         uid = chosen.get(name) or _uid(d, found)
         if uid is None or (name in chosen and uid not in found):
             there = ", ".join(f"{v.uid} (epoch {v.epoch}, last on {v.node})" for v in found.values())

@@ -174,7 +174,7 @@ class Arena:
         for member in self.playground.members:
             with suppress(OSError):
                 answer = self.cluster.ask_member(member, "maintenance/status", {})
-                if answer["leader"] == answer["header"]["member_id"]:
+                if answer.get("leader") == answer["header"]["member_id"]:  # absent where there is none
                     return member
         return None
 

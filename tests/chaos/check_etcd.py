@@ -30,8 +30,6 @@ _NEXT = {
     State.RELEASED: {State.RELEASED},
     State.DESTROYED: {State.DESTROYED},
 }
-_HEARD_LATE = 2.0
-"""Seconds that may pass between the commit of a heartbeat and the moment it is heard of: where its clock is no use."""
 
 
 def check(history: History) -> Iterator[Violation]:
@@ -42,7 +40,7 @@ def check(history: History) -> Iterator[Violation]:
     yield from _deleted(story)
     yield from _after_fence(story)
     yield from _leases(story)
-    yield from _too_early(history, story)
+    yield from _too_early(story)
     yield from _before_recovery(story)
 
 
@@ -156,14 +154,13 @@ def _leases(story: EtcdStory) -> Iterator[Violation]:
                 yield Violation(AGREES, name, group[0][0].at, f"{says} (revision {group[0][0].revision})")
 
 
-def _too_early(history: History, story: EtcdStory) -> Iterator[Violation]:
+def _too_early(story: EtcdStory) -> Iterator[Violation]:
     for fenced in story.fences.values():
         beats = story.beats_of.get(fenced.incarnation)
         if fenced.fence.evidence is not Evidence.SILENCE or not beats:
             continue
         last = beats[-1]
-        slack = _HEARD_LATE if last.node in history.about.skewed else 0.0
-        waited = fenced.at - last.sent + slack
+        waited = fenced.at - last.sent
         if waited < last.heartbeat.d_hard:
             says = (
                 f"it was fenced for silence {waited:.2f} s after it had sent heartbeat {last.heartbeat.counter}, "

@@ -35,7 +35,7 @@ class Fenced:
 
 @dataclass(frozen=True)
 class Beat:
-    """sent: by the sender's clock where that is the common one, else when it was heard of."""
+    """sent: by the sender's clock, in the time that all share. Of a placeholder, when it was heard of."""
 
     revision: int
     at: float
@@ -93,10 +93,13 @@ class EtcdStory:
                     beat = Heartbeat.decode(change.value.encode())
                 except InvalidRecord:
                     continue
-                own = key.name not in self._history.about.skewed and not beat.placeholder
-                sent = min(beat.clock, change.at) if own else change.at
+                sent = change.at if beat.placeholder else min(self._sent(key.name, beat), change.at)
                 found.append(Beat(change.revision, change.at, key.name, beat, sent))
         return found
+
+    def _sent(self, node: str, beat: Heartbeat) -> float:
+        clock = self._history.about.clocks.get(node)
+        return clock.common(beat.clock) if clock else beat.clock
 
     @cached_property
     def beats_of(self) -> dict[str, list[Beat]]:
@@ -124,17 +127,16 @@ class EtcdStory:
 
     @cached_property
     def _revisions(self) -> list[int]:
-        return [beat.revision for beat in self._common]
+        return [beat.revision for beat in self._sent_by_nodes]
 
     @cached_property
     def _clocks(self) -> list[float]:
         clocks, newest = [], 0.0
-        for beat in self._common:
-            newest = max(newest, beat.heartbeat.clock)
+        for beat in self._sent_by_nodes:
+            newest = max(newest, beat.sent)
             clocks.append(newest)
         return clocks
 
     @cached_property
-    def _common(self) -> list[Beat]:
-        skewed = self._history.about.skewed
-        return [beat for beat in self.beats if beat.node not in skewed and not beat.heartbeat.placeholder]
+    def _sent_by_nodes(self) -> list[Beat]:
+        return [beat for beat in self.beats if not beat.heartbeat.placeholder]

@@ -7,7 +7,8 @@ lives in a directory, one file of JSON lines for each kind of event, so that it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +18,39 @@ ERA = 10**9
 """Added to the revisions of an etcd that was restored from a snapshot, so that what came later is larger."""
 
 
+_NOTED = 0.05
+"""Seconds that may pass between a jump and the note of it."""
+
+
+@dataclass(frozen=True)
+class Jump:
+    """A clock was put ahead, by so many seconds."""
+
+    at: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A node's CLOCK_BOOTTIME as it was made to be: it runs `rate` times as fast from `base` on, and jumps."""
+
+    rate: float
+    base: float
+    jumps: tuple[Jump, ...] = ()
+
+    def common(self, shown: float) -> float:
+        """The time by the clock that all share, when this one showed that."""
+        ahead = [0.0, *accumulate(jump.seconds for jump in self.jumps)]
+        times = [(shown - seconds - self.base) / self.rate + self.base for seconds in ahead]
+        # Before the first jump, else after the last of those that had been by then.
+        since = [at for at, jump in zip(times[1:], self.jumps, strict=True) if at >= jump.at - _NOTED]
+        return since[-1] if since else times[0]
+
+
 @dataclass(frozen=True)
 class About:
-    """The run. d_io: seconds, the nodes' own. skewed: nodes whose clocks were made to run differently: what they write
-    about time is their own. blind: storage protects nothing, as if every node had a kernel of its own.
+    """The run. d_io: seconds, the nodes' own. clocks: of nodes that were given others than the common one.
+    blind: storage protects nothing, as if every node had a kernel of its own.
     armed: a node that cannot stop in time is reset."""
 
     seed: int
@@ -29,7 +59,7 @@ class About:
     d_io: float
     began: float
     ended: float
-    skewed: tuple[str, ...] = ()
+    clocks: dict[str, Clock] = field(default_factory=dict)
     mutant: str = ""
     blind: bool = False
     armed: bool = False

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from drover.coordinator.records import InvalidRecord, Tenure
 from drover.coordinator.timings import PROFILES
 from tests.chaos import restore, writer
 from tests.chaos.arena import Arena
-from tests.chaos.history import About, Fault, Outcome, Reading, Run, save, save_about
+from tests.chaos.history import About, Clock, Fault, Jump, Outcome, Reading, Run, save, save_about
 from tests.chaos.nemeses import NEMESES, Stage
 from tests.chaos.record import Devices, Lines, Watch, now, until
 from tests.chaos.schedule import Act
@@ -70,7 +71,8 @@ class Chaos:
 
     def __init__(self, plan: Plan, directory: Path, say: Say) -> None:
         self._plan, self._directory, self._say = plan, directory, say
-        self._jumped: set[str] = set()
+        self._jumps: defaultdict[str, list[Jump]] = defaultdict(list)
+        self._base = now()
         self._snapshot: Path | None = None
 
     def run(self) -> Path:
@@ -78,7 +80,7 @@ class Chaos:
         (self._directory / "writers").mkdir(parents=True)
         home = Path(tempfile.mkdtemp(prefix="drover-chaos-", dir="/var/tmp"))
         plan = self._plan
-        changes = {"mutant": plan.mutant, "blind": plan.blind, "skew": plan.skew, "base": now()}
+        changes = {"mutant": plan.mutant, "blind": plan.blind, "skew": plan.skew, "base": self._base}
         try:
             with Arena(home / "playground", plan.nodes, 640, plan.timings, plan.armed, changes) as arena:
                 self._in(arena)
@@ -102,7 +104,7 @@ class Chaos:
             devices.start()
             began = now()
             save_about(self._directory, self._about(began))  # of a run that breaks off, too
-            self._furnish(cluster)
+            self._furnish(arena)
             stage = Stage(arena, list(self._plan.specs()), watch.owner)
             self._harm(stage, files["faults"])
             arena.mend()
@@ -144,15 +146,19 @@ class Chaos:
             d_io=PROFILES[plan.timings].d_io,
             began=began,
             ended=now(),
-            skewed=tuple(sorted(self._jumped | plan.skew.keys())),
+            clocks=self._clocks(),
             mutant=plan.mutant or ("acknowledges unsynced" if plan.how == writer.UNSYNCED else ""),
             blind=plan.blind,
             armed=plan.armed,
         )
 
-    def _furnish(self, cluster: Cluster) -> None:
+    def _clocks(self) -> dict[str, Clock]:
+        changed = self._plan.skew.keys() | self._jumps.keys()
+        return {n: Clock(self._plan.skew.get(n, 1.0), self._base, tuple(self._jumps[n])) for n in changed}
+
+    def _furnish(self, arena: Arena) -> None:
         """Datasets, spread over the nodes, and their writers, all of them at work."""
-        nodes = cluster.playground.nodes
+        cluster, nodes = arena.cluster, arena.playground.nodes
         for number, (name, spec) in enumerate(self._plan.specs().items()):
             cluster.put(f"datasets/{name}", json.dumps(spec))
             cluster.put(f"desired/{name}", nodes[number % len(nodes)])
@@ -161,7 +167,7 @@ class Chaos:
             command = [sys.executable, "-I", "-S", str(writer.__file__), log, self._plan.how, *datasets]
             workload: dict[str, Any] = {"command": command, "datasets": datasets, "stop_grace_period": 2}
             cluster.put(f"workloads/{name}", json.dumps(workload))
-        missing = self._unserved(now(), 60.0)
+        missing = self._unserved(arena, now(), 60.0)
         assert not missing, f"never served: {missing}"
 
     def _harm(self, stage: Stage, lines: Lines) -> None:
@@ -192,7 +198,7 @@ class Chaos:
         if act.kind.name != "move":
             self._say(f"{began - start:7.1f}  {act.kind.name} {target} {act.seconds or ''}")
         if act.kind.name == "clock jumps ahead":
-            self._jumped.add(target)
+            self._jumps[target].append(Jump(began, act.seconds))
         try:
             nemesis.__enter__()
         except (CliError, OSError, AssertionError) as error:
@@ -222,7 +228,7 @@ class Chaos:
         began = now()
         if not arena.etcd_is_back(30):
             self._say("etcd does not come back")
-        missing = self._unserved(began, SERVED_WITHIN)
+        missing = self._unserved(arena, began, SERVED_WITHIN)
         self._say(
             f"all faults have ended; served again after {now() - began:.1f} s" + (f", but {missing}" * bool(missing))
         )
@@ -234,11 +240,12 @@ class Chaos:
             outcomes.append(Outcome(name, None if name in missing else now() - began, said))
         return outcomes
 
-    def _unserved(self, since: float, within: float) -> list[str]:
+    def _unserved(self, arena: Arena, since: float, within: float) -> list[str]:
         """Datasets that no write to was acknowledged since then."""
         missing = list(self._plan.specs())
 
         def served() -> bool:
+            arena.revive()
             missing[:] = [name for name in missing if self._last_ack(name) <= since]
             return not missing
 

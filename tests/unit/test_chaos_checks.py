@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from drover.coordinator.records import State
 from tests.chaos import check_etcd, check_records, check_time
 from tests.chaos.check import check
 from tests.chaos.check_time import late_writes
-from tests.chaos.history import Change, Device, History, Outcome, Run, Token
+from tests.chaos.history import Change, Clock, Device, History, Jump, Outcome, Run, Token
 from tests.unit.chaos_world import (
     FIRST,
     SECOND,
@@ -262,6 +263,34 @@ class TestAnEtcdThatWentBack:
 
     def test_may_lose_what_hangs_on_leases(self) -> None:
         assert check(self.restored(("nodes/c", None), ("cluster", "{}"))) == []
+
+
+class TestAClock:
+    """That runs fast or jumps tells the common time all the same."""
+
+    CLOCK = Clock(rate=1.004, base=100.0, jumps=(Jump(200.0, 20.0), Jump(300.0, 5.0)))
+
+    @pytest.mark.parametrize("at", [100.0, 150.0, 199.9, 200.1, 219.0, 299.9, 300.1, 400.0])
+    def test_is_read_back(self, at: float) -> None:
+        jumped = sum(jump.seconds for jump in self.CLOCK.jumps if jump.at <= at)
+        shown = at + 0.004 * (at - 100.0) + jumped
+        assert self.CLOCK.common(shown) == pytest.approx(at)
+
+    def test_that_is_fast_changes_no_verdict(self) -> None:
+        clock = Clock(rate=1.5, base=0.0)
+        ahead = sound()
+        changes = tuple(
+            replace(
+                change,
+                value=re.sub(r'"clock":([\d.]+)', lambda found: f'"clock":{float(found[1]) * 1.5}', change.value),
+            )
+            if change.key.endswith("heartbeats/a") and change.value
+            else change
+            for change in ahead.changes
+        )
+        told = replace(ahead, changes=changes, about=replace(ahead.about, clocks={"a": clock}))
+        assert check(told) == []
+        assert check(replace(told, about=ahead.about)) == []  # what was heard of had been sent before
 
 
 def test_a_dataset_that_is_not_served_at_the_end_is_a_broken_promise() -> None:

@@ -133,3 +133,12 @@ def test_where_a_machine_keeps_its_things(tmp_path: Path) -> None:
     assert layout.home(SETTINGS.machine("node-a")) == layout.directory / "nodes/node-a"
     assert layout.home(SETTINGS.machine("etcd-1")) == layout.directory / "etcd/etcd-1"
     assert layout.log(Machine("node-a", Kind.NODE, 11)).name == "agent.log"
+
+
+def test_agents_may_reach_etcd_by_another_port_and_have_an_environment_that_is_kept(tmp_path: Path) -> None:
+    layout = Layout.of(tmp_path)
+    layout.save(Settings(2, 1, "10.89.7", environment={"NAME": "value"}, etcd_port=2378))
+    settings = layout.settings()
+    assert settings.endpoints == ["http://10.89.7.101:2379"]
+    assert settings.agent_endpoints == ["http://10.89.7.101:2378"]
+    assert settings.environment == {"NAME": "value"}

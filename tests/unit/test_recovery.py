@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drover.coordinator.protocol.dataset import Dataset
+from drover.coordinator.protocol.dataset import Dataset, Invalid
 from drover.coordinator.protocol.recovery import ROOM, Plan, Restored, plan
 from drover.coordinator.records import DatasetSpec, Holder, State, Tenure
 from drover.coordinator.reports import NodeReport, VolumeReport
@@ -122,6 +122,12 @@ def test_of_several_volumes_a_person_says_which(d: Dataset | None) -> None:
     assert "u1 (epoch 3, last on b)" in made.problems[0]
     assert only(planned(*two, d=d, use={"d": "u2"})).tenure.uid == "u2"
     assert planned(*two, d=d, use={"d": "u3"}).problems
+
+
+@pytest.mark.parametrize("spec", [SPEC, Invalid("the value is not JSON")])
+def test_a_dataset_that_nobody_ever_had_stands_in_nobodys_way(spec: DatasetSpec | Invalid) -> None:
+    made = plan({"new": Dataset("new", spec, 5, 5), "d": dataset()}, [], "c", (), {}, "life", "now")
+    assert only(made).dataset.name == "d"
 
 
 def test_volumes_of_other_clusters_are_left_alone() -> None:
