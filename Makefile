@@ -13,6 +13,7 @@ test: setup
 	$(BIN)/pytest tests/contract -n 2 --dist loadfile --timeout 240 -m 'not long'
 	$(BIN)/pytest tests/cluster -n 2 --dist loadfile --timeout 240
 test-all: test
+	tools/setup-vm
 	$(BIN)/pytest tests/contract -m long
 	$(BIN)/python -m tests.model.promela
 	$(BIN)/python -m tests.chaos run --minutes 5

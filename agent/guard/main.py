@@ -33,6 +33,8 @@ POKE, RELOAD, END = signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM
 SIGNALS = {POKE, RELOAD, END}
 AGAIN = 0.5
 """Seconds until the ladder is run again where it has left something."""
+STARTS = 20
+"""Seconds that a guard may take to begin anew while nothing can write, where a watchdog cannot be disarmed."""
 CGROUP = "guard"
 _LOCK_ALL = 3  # MCL_CURRENT | MCL_FUTURE
 _STACK = 512 * 1024
@@ -42,11 +44,11 @@ _STACK = 512 * 1024
 class Guard:
     """lock: the descriptor that holds files.lock."""
 
-    def __init__(self, files: Files, settings: GuardSettings, page: Page, watchdog: Watchdog | None, lock: int) -> None:
-        """Raises ImportError, AttributeError where a back end's cut is not installed."""
-        self._files, self._settings, self._page = files, settings, page
+    def __init__(
+        self, files: Files, settings: GuardSettings, page: Page, ladder: Ladder, watchdog: Watchdog | None, lock: int
+    ) -> None:
+        self._files, self._settings, self._page, self._ladder = files, settings, page, ladder
         self._watchdog, self._lock = watchdog, lock
-        self._ladder = Ladder(Cgroups(Path(settings.cgroups)), settings.cuts)
         self._climbing: threading.Thread | None = None
         self._next = 0.0
         page.guard_starts(watchdog is not None or settings.resets == REBOOT, settings.digest)
@@ -123,10 +125,27 @@ class Guard:
 
     def _begin_anew(self) -> None:
         """The same process, and so the same lock, with the code and the settings that are there now."""
-        held = [self._lock] + ([self._watchdog.descriptor] if self._watchdog is not None else [])
+        held = [self._lock]
+        if self._watchdog is not None and not self._let_go(self._watchdog):
+            held.append(self._watchdog.descriptor)
         for descriptor in held:
             os.set_inheritable(descriptor, True)
         os.execv(sys.executable, [*command(self._files.run_dir), *map(str, held)])
+
+    def _let_go(self, watchdog: Watchdog) -> bool:
+        """Whether the watchdog is needed no more until the guard has begun anew. If it is, nobody pets it meanwhile, so
+        that it gets until D_hard."""
+        seen = self._page.seen()
+        d_hard = seen.sent.plus(seen.d_io + self._settings.reset_within)
+        until = STARTS if seen.clean else d_hard.remaining(read_clock())
+        if until > self._settings.reset_within:
+            try:
+                watchdog.must_reset_within(until)
+            except WatchdogError:  # it takes none that long, or rounds up
+                watchdog.must_reset_within(self._settings.reset_within)
+        if seen.clean:
+            watchdog.disarm()
+        return seen.clean
 
 
 def command(run_dir: Path) -> list[str]:
@@ -178,9 +197,10 @@ def main() -> None:
         cgroups = Cgroups(Path(settings.cgroups))
         cgroups.make(CGROUP)
         cgroups.enter(CGROUP)
-        watchdog = arm(settings, int(held[1]) if len(held) > 1 else None)
+        ladder = Ladder(cgroups, settings.cuts)  # before anything is armed: it may not be there, or take its time
         with Page(files.page) as page:
-            guard = Guard(files, settings, page, watchdog, lock)
+            watchdog = arm(settings, int(held[1]) if len(held) > 1 else None, page)
+            guard = Guard(files, settings, page, ladder, watchdog, lock)
             threading.stack_size(_STACK)
             gc.disable()
             harden()
@@ -189,14 +209,21 @@ def main() -> None:
         sys.exit(f"guard: {error}")
 
 
-def arm(settings: GuardSettings, held: int | None) -> Watchdog | None:
-    """held: the device's descriptor, where it is open already. Raises WatchdogError."""
-    if settings.resets in (NOTHING, REBOOT):
-        return None
-    if held is None:
-        return Watchdog.open(settings.resets, settings.reset_within)
-    os.set_inheritable(held, False)
-    return Watchdog(held, settings.resets)
+def arm(settings: GuardSettings, held: int | None, page: Page) -> Watchdog | None:
+    """held: the descriptor of the device that is armed already. Raises WatchdogError; that one stays armed then."""
+    old = Watchdog(held, settings.resets) if held is not None else None
+    if old is not None:
+        os.set_inheritable(old.descriptor, False)
+        if old.is_at(settings.resets):
+            if not is_late(page.seen(), read_clock()):
+                old.must_reset_within(settings.reset_within)
+            return old
+    new = None
+    if settings.resets not in (NOTHING, REBOOT):
+        new = Watchdog.open(settings.resets, settings.reset_within)
+    if old is not None:
+        old.disarm()
+    return new
 
 
 if __name__ == "__main__":

@@ -38,16 +38,30 @@ class Watchdog:
                 f"the watchdog {path} cannot be opened: {error.strerror}; is another daemon petting it?"
             ) from error
         watchdog = cls(descriptor, path)
-        granted = watchdog.set_timeout(max(int(timeout), 1))
-        if granted > timeout:
+        try:
+            watchdog.must_reset_within(timeout)
+        except WatchdogError:
             watchdog.disarm()
-            raise WatchdogError(
-                f"the watchdog {path} resets after {granted} s at the earliest, but d_hard - d_io is {timeout:g} s: "
-                "choose timings with a later d_hard and wait"
-            )
+            raise
         return watchdog
 
-    def set_timeout(self, seconds: int) -> int:
+    def is_at(self, path: str) -> bool:
+        """Whether it is what `path` names now."""
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(self.descriptor), os.stat(path))
+        return False
+
+    def must_reset_within(self, timeout: float) -> None:
+        """Of the last time it was petted, which this is; seconds. Raises WatchdogError where it is not that quick."""
+        timeout = round(timeout, 3)  # 4.6 - 3.6 is less than 1
+        granted = self._set_timeout(max(int(timeout), 1))
+        if granted > timeout:
+            raise WatchdogError(
+                f"the watchdog {self._path} resets after {granted} s at the earliest, but d_hard - d_io is "
+                f"{timeout:g} s: choose timings with a later d_hard and wait"
+            )
+
+    def _set_timeout(self, seconds: int) -> int:
         """What the device made of it, seconds: read back, since drivers round."""
         if self._fifo:
             self._write(f"SETTIMEOUT {seconds}\n".encode())

@@ -21,13 +21,15 @@ from pathlib import Path
 import pytest
 
 from drover.agent.cgroups import Cgroups
-from drover.agent.guard.client import Guard
+from drover.agent.guard.client import Guard, GuardFailed
 from drover.agent.guard.ladder import Cut
 from drover.agent.guard.page import Page
 from drover.agent.guard.settings import NOTHING, REBOOT, Files, GuardSettings, LadderRecord
+from drover.agent.guard.watchdog import Watchdog
 from drover.agent.helper.pool import HelperPool
 from drover.agent.storage.base import GateClosed, HelperDied, StorageError
 from drover.coordinator.clock import read_clock
+from drover.coordinator.timings import PROFILES
 
 ROOT = Path(__file__).parents[2]
 D_SOFT, D_IO = 0.6, 1.2
@@ -351,6 +353,53 @@ async def test_the_watchdog_is_armed_petted_while_all_is_well_and_no_more_when_s
         with Page(Files(tmp_path).page) as page:
             os.kill(page.guard_pid, signal.SIGTERM)
         await until(lambda: "DISARM" in lines(fifo))
+    os.close(fifo)
+
+
+async def test_a_guard_that_begins_anew_gives_the_watchdog_time_until_d_hard_and_then_its_new_time_out(
+    settings: GuardSettings, write: Start, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "watchdog")
+    fifo = os.open(tmp_path / "watchdog", os.O_RDWR | os.O_NONBLOCK)
+    armed = replace(settings, resets=str(tmp_path / "watchdog"), reset_within=4.0)
+    async with guarded(tmp_path, armed) as guard:
+        await opens(guard, 60)
+        writer = write()
+    async with guarded(tmp_path, replace(armed, reset_within=2.0)) as guard:
+        timeouts = [int(line.split()[1]) for line in lines(fifo) if line.startswith("SETTIMEOUT")]
+        assert timeouts[0] == 4
+        assert 55 < timeouts[1] < 60 + D_IO - D_SOFT + 4
+        assert timeouts[2:] == [2]
+    async with guarded(tmp_path, settings) as guard:
+        assert not guard.armed
+        assert "DISARM" in lines(fifo)
+        assert guard.round is not None
+        assert writer.poll() is None
+        guard.close()
+        assert await guard.stopped(5) == []
+    os.close(fifo)
+
+
+async def test_nothing_is_armed_where_a_back_end_lacks_what_it_has_for_the_deadline(
+    settings: GuardSettings, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "watchdog")
+    fifo = os.open(tmp_path / "watchdog", os.O_RDWR | os.O_NONBLOCK)
+    with pytest.raises(GuardFailed):
+        async with guarded(tmp_path, replace(settings, resets=str(tmp_path / "watchdog"), cuts=(Cut("gone:cut"),))):
+            pass
+    assert lines(fifo) == []
+    os.close(fifo)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_suits_a_watchdog_that_counts_whole_seconds(profile: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "watchdog")
+    fifo = os.open(tmp_path / "watchdog", os.O_RDWR | os.O_NONBLOCK)
+    timings = PROFILES[profile]
+    Watchdog.open(str(tmp_path / "watchdog"), timings.d_hard - timings.d_io).disarm()
+    [first, *_] = lines(fifo)
+    assert int(first.split()[1]) <= round(timings.d_hard - timings.d_io, 3)
     os.close(fifo)
 
 
