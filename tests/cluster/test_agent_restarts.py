@@ -40,6 +40,11 @@ def restarted(cluster: Cluster, node: str, pid: int | None) -> None:
     eventually(lambda: cluster.heartbeat(node)["counter"] > counter, f"{node} is heard")
 
 
+def guard_of(cluster: Cluster, node: str) -> str:
+    """Its PID, as the machine counts."""
+    return cluster.playground.sh(node, "pgrep -f '[a]gent.guard.main'")
+
+
 def second_agent(cluster: Cluster, machine: str, **settings: str) -> tuple[int, str]:
     """An agent beside the one of this machine, with the same settings but for these; its exit status and last line."""
     text = (cluster.playground.home(machine) / "agent.toml").read_text()
@@ -68,6 +73,23 @@ def test_an_agent_killed_under_a_writer_is_missed_by_nobody(cluster: Cluster) ->
     assert mount_of(data) == mount
     assert data.epoch == 1
     assert not cluster.record(f"fences/{incarnation}")
+
+
+def test_no_commit_fails_while_the_agent_is_restarted_in_good_order_and_its_guard_stays(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a")
+    writer = cluster.writer(data)
+    guard = guard_of(cluster, "node-a")
+    for _ in range(2):
+        pid = cluster.playground.service_pid("node-a")
+        cluster.begin()
+        cluster.playground.stop_agent("node-a")
+        cluster.playground.start_agent("node-a")
+        restarted(cluster, "node-a", pid)
+    writer.goes_on("node-a")
+    writer.check()
+    assert len(writer.turns) == 1, "a writer whose commit fails ends, and another one is started"
+    assert data.epoch == 1
+    assert guard_of(cluster, "node-a") == guard
 
 
 def test_after_an_agents_restart_its_dataset_moves_as_before(cluster: Cluster) -> None:
