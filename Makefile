@@ -1,6 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set up what they need; the second time in seconds.
 SHELL := /bin/bash
 BIN := .venv/bin
+RUNS := 20
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: setup demo test test-all chaos model unit lint proto bench-move bench-failover bench-idle clean
@@ -32,6 +33,7 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 proto: setup ; tools/proto
 bench-move: setup ; $(BIN)/python -m bench.move
-bench-failover: setup ; $(BIN)/python -m bench.failover
+bench-failover: setup ; @bench/peers.sh
+	$(BIN)/python -m bench.failover --runs $(RUNS)
 bench-idle: setup ; $(BIN)/python -m bench.idle
 clean: ; rm -rf .venv .cache

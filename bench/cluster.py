@@ -15,10 +15,11 @@ from tests.playground import Playground, eventually
 
 
 @contextmanager
-def cluster(etcd: int = 3) -> Iterator[Playground]:
-    """Three nodes, default timings, etcd's own defaults."""
+def cluster(etcd: int = 3, reset: bool = False) -> Iterator[Playground]:
+    """Three nodes, default timings, etcd's own defaults. reset: every node is armed."""
     with tempfile.TemporaryDirectory(prefix="drover-bench-", dir="/var/tmp") as directory:
-        with Playground(Path(directory) / "playground", nodes=3, etcd=etcd, timings="default") as playground:
+        where = Path(directory) / "playground"
+        with Playground(where, nodes=3, etcd=etcd, timings="default", reset=reset) as playground:
             yield playground
 
 

@@ -33,6 +33,11 @@ def write(name: str, results: Sequence[dict[str, Any]]) -> None:
     """Writes bench/results/NAME.json and prints what it says."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(list(results), indent=1) + "\n")
+    show(results)
+
+
+def show(results: Sequence[dict[str, Any]]) -> None:
+    """Prints what they say."""
     for line in results:
         ratio = f", {line['ratio']} x the reference ({line['reference']})" if "ratio" in line else ""
         print(
