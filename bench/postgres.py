@@ -27,6 +27,8 @@ NOT_ROOT = ("unshare", "--user", "--map-user=65534", "--map-group=65534")
 RUN = ("env", f"LD_LIBRARY_PATH={LIBRARIES}", *NOT_ROOT)
 DROVERS, PATRONIS, REST = 5433, 5432, 8008
 """TCP ports."""
+SETTINGS = {"unix_socket_directories": "", "recovery_init_sync_method": "syncfs"}
+"""Of both. The second: after a crash PostgreSQL syncs its file system once, not each of a thousand files."""
 TRUST = ["local all all trust", "host all all all trust", "host replication all all trust"]
 
 
@@ -75,7 +77,7 @@ def workload(playground: Playground, dataset: str) -> None:
     playground.exec(node, *RUN, str(BINARIES / "initdb"), "-D", data, "-A", "trust", "-U", "postgres", timeout=120)
     hba = "\n".join(TRUST)
     playground.sh(node, f"echo '{hba}' > {data}/pg_hba.conf; sync -f {data}")
-    options = {"listen_addresses": "*", "port": DROVERS, "unix_socket_directories": "", "max_wal_size": "64MB"}
+    options = SETTINGS | {"listen_addresses": "*", "port": str(DROVERS), "max_wal_size": "64MB"}
     command = [*RUN, str(BINARIES / "postgres"), "-D", data, *(f"--{name}={value}" for name, value in options.items())]
     spec = {"command": command, "datasets": [dataset], "stop_grace_period": 5}
     playground.etcdctl("put", f"/drover/workloads/{dataset}", "--", json.dumps(spec))
@@ -150,7 +152,7 @@ class Patroni:
                 "pgpass": str(home / "pgpass"),
                 "pg_hba": TRUST,
                 "authentication": {"superuser": {"username": "postgres"}, "replication": {"username": "replicator"}},
-                "parameters": {"unix_socket_directories": ""},
+                "parameters": SETTINGS,
             },
         }
 
