@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -16,10 +17,13 @@ from drover.agent.cgroups import CgroupError
 from drover.agent.config import Settings, load_or_exit
 from drover.agent.config_errors import ConfigError
 from drover.agent.guard.client import GuardFailed
+from drover.agent.priority import prefer
 from drover.agent.storage.base import StorageError
 from drover.agent.tokens import report
 from drover.coordinator.join import NotOurCluster, Refused
 from drover.coordinator.store import Denied, Unfit
+
+log = logging.getLogger(__name__)
 
 FAILED, USAGE = 1, 2
 
@@ -59,6 +63,12 @@ def main() -> None:
         sys.exit(_tokens(sys.argv[2:]))
     settings = load_or_exit(sys.argv[1:], os.environ)
     logs.setup(settings.log_level)
+    try:
+        prefer(os.getpid())
+    except OSError as error:
+        log.warning(
+            "heartbeats may come late while this machine is busy: the kernel does not prefer this agent: %s", error
+        )
     known = (AlreadyRunning, CannotListen, CgroupError, ConfigError, Denied, GuardFailed, NotOurCluster, Refused, Unfit)
     try:
         uvloop.run(_run(settings))

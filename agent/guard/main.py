@@ -25,6 +25,7 @@ from drover.agent.guard.ladder import Ladder
 from drover.agent.guard.page import Page
 from drover.agent.guard.settings import NOTHING, REBOOT, Files, GuardSettings, LadderRecord
 from drover.agent.guard.watchdog import Watchdog, WatchdogError
+from drover.agent.priority import prefer
 from drover.coordinator.clock import read_clock
 
 TICK = 0.1
@@ -121,7 +122,8 @@ class Guard:
     def _testify(self) -> None:
         """In a process of its own: it needs a network, and much that a guard must not depend on."""
         with suppress(OSError):
-            subprocess.Popen(self._settings.testify, start_new_session=True, stdin=subprocess.DEVNULL, cwd="/")
+            told = subprocess.Popen(self._settings.testify, start_new_session=True, stdin=subprocess.DEVNULL, cwd="/")
+            prefer(told.pid)
 
     def _begin_anew(self) -> None:
         """The same process, and so the same lock, with the code and the settings that are there now."""
