@@ -1,10 +1,9 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set up what they need; the second time in seconds.
 SHELL := /bin/bash
 BIN := .venv/bin
-RUNS := 20
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-all chaos model unit lint proto bench-move bench-failover bench-idle clean
+.PHONY: setup demo test test-all chaos model unit lint proto bench-move bench-failover bench-heartbeats bench-idle clean
 
 setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
@@ -33,7 +32,10 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 proto: setup ; tools/proto
 bench-move: setup ; $(BIN)/python -m bench.move
+# Fewer runs only show that it works: make bench-failover RUNS=1
+RUNS ?= 20
 bench-failover: setup ; @bench/peers.sh
 	$(BIN)/python -m bench.failover --runs $(RUNS)
+bench-heartbeats: setup ; $(BIN)/python -m bench.heartbeats
 bench-idle: setup ; $(BIN)/python -m bench.idle
 clean: ; rm -rf .venv .cache
