@@ -2,7 +2,7 @@
 beside them, and a copy of 5 GiB going on inside another dataset.
 
 Told by the clock that the sender writes into each heartbeat: how much later than H after the one before it was sent.
-One that etcd never took is missing, so the next one counts as late by all of its time."""
+One that etcd did not take is missing, so the next one counts as late by all of its time."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ COPIED = 5 * 1024
 
 
 class Heartbeats:
-    """All that nodes send, while the context lasts: by node and incarnation, when each was sent on the sender's
-    CLOCK_BOOTTIME, seconds. Watched, for etcd's history may be compacted meanwhile."""
+    """All that nodes send, while the context lasts: by node and incarnation, the counter of each and when it was sent
+    on the sender's CLOCK_BOOTTIME, seconds. Watched, for etcd's history may be compacted meanwhile."""
 
     def __init__(self, playground: Playground) -> None:
-        self.sent: dict[tuple[str, str], list[float]] = {}
+        self.sent: dict[tuple[str, str], list[tuple[int, float]]] = {}
         self._connection = HTTPConnection(playground.endpoints[0].partition("//")[2], timeout=30)
         self._thread = threading.Thread(target=self._read)
 
@@ -64,12 +64,18 @@ class Heartbeats:
             for event in json.loads(self._answer.readline())["result"].get("events", []):
                 node = base64.b64decode(event["kv"]["key"]).decode().rpartition("/")[2]
                 beat: dict[str, Any] = json.loads(base64.b64decode(event["kv"]["value"]))
-                self.sent.setdefault((node, beat["incarnation"]), []).append(beat["clock"])
+                self.sent.setdefault((node, beat["incarnation"]), []).append((beat["counter"], beat["clock"]))
 
     def late(self) -> list[float]:
         """Milliseconds."""
-        pairs = [pair for sent in self.sent.values() for pair in itertools.pairwise(sent)]
-        return [max(0.0, 1000 * (after - before - H)) for before, after in pairs]
+        return [max(0.0, 1000 * (after - before - H)) for (_, before), (_, after) in self._pairs()]
+
+    def missing(self) -> int:
+        """How many etcd did not take in the time that they have."""
+        return sum(after - before - 1 for (before, _), (after, _) in self._pairs())
+
+    def _pairs(self) -> list[tuple[tuple[int, float], tuple[int, float]]]:
+        return [pair for sent in self.sent.values() for pair in itertools.pairwise(sent)]
 
 
 def percentile(samples: Sequence[float], part: float) -> float:
@@ -135,13 +141,16 @@ def main() -> None:
                 move_all(playground, names, by)
         late = heartbeats.late()
     assert len(heartbeats.sent) == len(playground.nodes), "a node lost its incarnation"
-    line = result("heartbeats-late", "ms", late) | {"p99": round(percentile(late, 0.99), 3)}
+    line = result("heartbeats-late", "ms", late) | {
+        "p99": round(percentile(late, 0.99), 3),
+        "missing": heartbeats.missing(),
+    }
     results = [line, result(f"converge-{DATASETS}-under-load", "s", rounds)]
     if window < WINDOW:
         show(results)
     else:
         write("heartbeats", results)
-    print(f"p99 of {len(late)} heartbeats: {line['p99']} ms late")
+    print(f"p99 of {len(late)} heartbeats: {line['p99']} ms late; {line['missing']} etcd did not take in time")
 
 
 if __name__ == "__main__":
