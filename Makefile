@@ -32,10 +32,11 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 proto: setup ; tools/proto
 bench-move: setup ; $(BIN)/python -m bench.move
-# Fewer runs only show that it works: make bench-failover RUNS=1
+# Fewer runs or seconds only show that it works: make bench-failover RUNS=1
 RUNS ?= 20
+WINDOW ?= 120
 bench-failover: setup ; @bench/peers.sh
 	$(BIN)/python -m bench.failover --runs $(RUNS)
-bench-heartbeats: setup ; $(BIN)/python -m bench.heartbeats
+bench-heartbeats: setup ; $(BIN)/python -m bench.heartbeats --seconds $(WINDOW)
 bench-idle: setup ; $(BIN)/python -m bench.idle
 clean: ; rm -rf .venv .cache
