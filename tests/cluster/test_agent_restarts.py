@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from drover.agent.priority import NICE
 from tests.cluster.cluster import Cluster, Dataset
 from tests.playground import Playground, eventually
 
@@ -90,6 +91,17 @@ def test_no_commit_fails_while_the_agent_is_restarted_in_good_order_and_its_guar
     assert len(writer.turns) == 1, "a writer whose commit fails ends, and another one is started"
     assert data.epoch == 1
     assert guard_of(cluster, "node-a") == guard
+
+
+def test_the_kernel_prefers_the_agent_and_neither_its_helpers_nor_its_workloads(cluster: Cluster) -> None:
+    writer = cluster.writer(cluster.dataset(on="node-a"))
+    for process, nice in (
+        ("$(cat /run/playground/service.pid)", NICE),
+        ("$(pgrep -f '[a]gent.helper.main' | head -n 1)", 0),
+        (f"$(pgrep -f '[w]riter.py.*{writer.name}' | head -n 1)", 0),
+    ):
+        told = cluster.playground.sh("node-a", f"cat /proc/{process}/autogroup")
+        assert int(told.split()[-1]) == nice, process
 
 
 def test_after_an_agents_restart_its_dataset_moves_as_before(cluster: Cluster) -> None:
