@@ -127,7 +127,9 @@ class Executor:
 
     async def _activate(self, d: Dataset) -> None:
         backend, volume = self._at(d)
-        wrong = await (backend.reach(volume) if d.tenure and d.tenure.born else backend.health())
+        # What is to be destroyed may be gone already: whoever did it died before it was recorded.
+        there = d.tenure is not None and d.tenure.born and not d.doomed
+        wrong = await (backend.reach(volume) if there else backend.health())
         if wrong is not None:
             raise Unreachable(wrong)
         activated, _ = await asyncio.gather(self.member.activate(d), self.helpers.prepare(d.name))

@@ -1,0 +1,70 @@
+"""Single steps, on stand-ins for what they call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from drover.agent.execute import Executor, Unreachable
+from drover.agent.helper.pool import HelperPool
+from drover.agent.local import Local
+from drover.agent.steps import Activate
+from drover.agent.storage.base import Backend, Volume
+from drover.agent.telemetry import Telemetry
+from drover.agent.worker import pause_after
+from drover.coordinator.member import Member
+from drover.coordinator.protocol.dataset import Dataset
+from drover.coordinator.records import State
+from tests.unit.making import BACKEND, dataset, tenure
+
+
+class _Member:
+    def __init__(self) -> None:
+        self.activated: list[str] = []
+
+    async def activate(self, d: Dataset) -> bool:
+        self.activated.append(d.name)
+        return True
+
+
+class _Helpers:
+    async def prepare(self, dataset: str) -> None:
+        return None
+
+
+class _Empty:
+    """A back end that is well and has no volume."""
+
+    async def health(self) -> str | None:
+        return None
+
+    async def reach(self, volume: Volume) -> str | None:
+        return "it is not there"
+
+
+async def activated(d: Dataset) -> list[str]:
+    member = _Member()
+    backends = {BACKEND: cast(Backend, _Empty())}
+    helpers, telemetry = cast(HelperPool, _Helpers()), cast(Telemetry, None)
+    execute = Executor(
+        cast(Member, member), backends, {}, Local(backends, lambda _: None), Path("/"), telemetry, helpers
+    )
+    await execute.run(Activate(d.name), {d.name: d})
+    return member.activated
+
+
+async def test_a_volume_that_cannot_be_reached_is_not_activated() -> None:
+    with pytest.raises(Unreachable):
+        await activated(dataset(tenure=tenure(state=State.ASSIGNED, born=True)))
+
+
+async def test_one_that_is_to_be_destroyed_is_activated_though_somebody_has_destroyed_it_already() -> None:
+    doomed = dataset(spec=None, tenure=tenure(state=State.ASSIGNED, born=True, reclaim="delete"))
+    assert await activated(doomed) == ["d"]
+
+
+def test_the_pause_after_failures_grows_and_has_an_end() -> None:
+    assert [pause_after(n) for n in (1, 2, 3)] == [0.2, 0.4, 0.8]
+    assert pause_after(100_000) == 30.0
