@@ -184,6 +184,8 @@ class Executor:
     async def _destroy(self, d: Dataset) -> None:
         if d.tenure is None or d.tenure.state is not State.ACTIVE:
             return
+        if not await self.member.condemn(d):
+            return
         backend, volume = self._at(d)
         await backend.destroy(volume, self._token(d))
-        await self.member.destroyed(d)
+        await self.member.destroyed(self.member.view.dataset(d.name))

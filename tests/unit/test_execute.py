@@ -10,8 +10,8 @@ import pytest
 from drover.agent.execute import Executor, Unreachable
 from drover.agent.helper.pool import HelperPool
 from drover.agent.local import Local
-from drover.agent.steps import Activate
-from drover.agent.storage.base import Backend, Volume
+from drover.agent.steps import Activate, Destroy
+from drover.agent.storage.base import Backend, Token, Volume
 from drover.agent.telemetry import Telemetry
 from drover.agent.worker import pause_after
 from drover.coordinator.member import Member
@@ -68,3 +68,43 @@ async def test_one_that_is_to_be_destroyed_is_activated_though_somebody_has_dest
 def test_the_pause_after_failures_grows_and_has_an_end() -> None:
     assert [pause_after(n) for n in (1, 2, 3)] == [0.2, 0.4, 0.8]
     assert pause_after(100_000) == 30.0
+
+
+class _Owner(_Member):
+    """condemns: whether etcd finds the spec gone, as the view does."""
+
+    def __init__(self, d: Dataset, condemns: bool) -> None:
+        super().__init__()
+        self.cluster_id, self.said = "c", list[str]()
+        self.view = self
+        self._d, self._condemns = d, condemns
+
+    def dataset(self, name: str) -> Dataset:
+        return self._d
+
+    async def condemn(self, d: Dataset) -> bool:
+        return self._condemns
+
+    async def destroyed(self, d: Dataset) -> bool:
+        self.said.append(d.name)
+        return True
+
+
+class _Destroys(_Empty):
+    def __init__(self) -> None:
+        self.gone: list[str] = []
+
+    async def destroy(self, volume: Volume, token: Token) -> None:
+        self.gone.append(volume.dataset)
+
+
+@pytest.mark.parametrize("condemned", [True, False])
+async def test_nothing_is_destroyed_before_etcd_itself_has_found_the_spec_gone(condemned: bool) -> None:
+    doomed = dataset(spec=None, tenure=tenure(born=True, reclaim="delete"))
+    member, backend = _Owner(doomed, condemned), _Destroys()
+    backends = {BACKEND: cast(Backend, backend)}
+    helpers, telemetry = cast(HelperPool, _Helpers()), cast(Telemetry, None)
+    local = Local(backends, lambda _: None)
+    execute = Executor(cast(Member, member), backends, {}, local, Path("/"), telemetry, helpers)
+    await execute.run(Destroy("d"), {"d": doomed})
+    assert (backend.gone, member.said) == ((["d"], ["d"]) if condemned else ([], []))
