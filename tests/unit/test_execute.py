@@ -7,10 +7,10 @@ from typing import cast
 
 import pytest
 
-from drover.agent.execute import Executor, Unreachable
+from drover.agent.execute import Executor, Stuck, Unreachable
 from drover.agent.helper.pool import HelperPool
 from drover.agent.local import Local
-from drover.agent.steps import Activate, Destroy
+from drover.agent.steps import Activate, Destroy, Handover, Refuse, Release, Step
 from drover.agent.storage.base import Backend, Token, Volume
 from drover.agent.telemetry import Telemetry
 from drover.agent.worker import pause_after
@@ -30,8 +30,14 @@ class _Member:
 
 
 class _Helpers:
+    def __init__(self, stuck: bool = False) -> None:
+        self._stuck = stuck
+
     async def prepare(self, dataset: str) -> None:
         return None
+
+    def stuck(self, dataset: str) -> bool:
+        return self._stuck
 
 
 class _Empty:
@@ -108,3 +114,18 @@ async def test_nothing_is_destroyed_before_etcd_itself_has_found_the_spec_gone(c
     execute = Executor(cast(Member, member), backends, {}, local, Path("/"), telemetry, helpers)
     await execute.run(Destroy("d"), {"d": doomed})
     assert (backend.gone, member.said) == ((["d"], ["d"]) if condemned else ([], []))
+
+
+@pytest.mark.parametrize(
+    "step", [Handover(("d",), "b", "why"), Release(("d",), "why"), Refuse(("d",), None, "why"), Destroy("d")]
+)
+async def test_a_dataset_does_not_leave_while_a_killed_helper_may_still_mount_it(step: Step) -> None:
+    doomed = dataset(spec=None, tenure=tenure(born=True, reclaim="delete"))
+    member, backend = _Owner(doomed, True), _Destroys()
+    backends = {BACKEND: cast(Backend, backend)}
+    helpers, telemetry = cast(HelperPool, _Helpers(stuck=True)), cast(Telemetry, None)
+    local = Local(backends, lambda _: None)
+    execute = Executor(cast(Member, member), backends, {}, local, Path("/"), telemetry, helpers)
+    with pytest.raises(Stuck, match="rebooted"):
+        await execute.run(step, {"d": doomed})
+    assert (backend.gone, member.said) == ([], [])
