@@ -6,72 +6,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from dataclasses import replace
-from multiprocessing import get_context
+from collections.abc import Sequence
 
-from tests.sim.faults import BY_CHANCE
-from tests.sim.mutants import MUTANTS, QUICK, mutated
+from tests.sim.many import hunts, many, one
+from tests.sim.mutants import MUTANTS, QUICK
 from tests.sim.report import LAST, Report, story
-from tests.sim.run import TROUBLE, simulator
-from tests.sim.world import Outcome
-
-CHUNK = 10
-
-
-def chunk(seeds: range, seconds: float, mutant: str) -> list[Outcome]:
-    """Several runs, in a process of its own. Stops at one that fails."""
-    outcomes = []
-    focus = MUTANTS[mutant].focus if mutant else BY_CHANCE
-    with simulator() as sim, mutated(MUTANTS[mutant]) if mutant else nullcontext():
-        for seed in seeds:
-            outcomes.append(replace(sim.run(seed, seconds, focus), story=[]))
-            if outcomes[-1].broken:
-                break
-    return outcomes
-
-
-def one(seed: int, seconds: float, mutant: str) -> Outcome:
-    """A run with the agents' logs in its story."""
-    focus = MUTANTS[mutant].focus if mutant else BY_CHANCE
-    with simulator() as sim, mutated(MUTANTS[mutant]) if mutant else nullcontext():
-        return sim.run(seed, seconds, focus, logs=True)
-
-
-def many(seeds: range, seconds: float, mutant: str, jobs: int) -> Iterator[Outcome]:
-    chunks = [seeds[n : n + CHUNK] for n in range(0, len(seeds), CHUNK)]
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        waiting = [pool.submit(chunk, part, seconds, mutant) for part in chunks]
-        for future in waiting:
-            outcomes = future.result()
-            yield from outcomes
-            if any(outcome.broken for outcome in outcomes):
-                for other in waiting:
-                    other.cancel()
-                return
-
-
-def hunt(mutant: str, seeds: range, seconds: float) -> Outcome | None:
-    """The first run in which the lack of this rule matters."""
-    with simulator() as sim, mutated(MUTANTS[mutant]):
-        for seed in seeds:
-            if (outcome := sim.run(seed, seconds, MUTANTS[mutant].focus)).broken:
-                return replace(outcome, story=[])
-    return None
+from tests.sim.run import TROUBLE
 
 
 def hunt_all(names: Sequence[str], seeds: range, seconds: float, jobs: int) -> int:
     """How many of these mutants were not found."""
     missed = 0
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        found = [(name, pool.submit(hunt, name, seeds, seconds)) for name in names]
-        for name, future in found:
-            outcome = future.result()
-            missed += outcome is None
-            how = f"seed {outcome.seed}: {outcome.broken}" if outcome else f"not found in {len(seeds)} runs"
-            say(f"{name:28} {MUTANTS[name].lacks}: {how}")
+    for name, outcome in hunts(names, seeds, seconds, jobs):
+        missed += outcome is None
+        how = f"seed {outcome.seed}: {outcome.broken}" if outcome else f"not found in {len(seeds)} runs"
+        say(f"{name:28} {MUTANTS[name].lacks}: {how}")
     return missed
 
 

@@ -187,7 +187,8 @@ class World:
         entry, tenure = self.etcd.truth.entry(key), self.checks.tenures.get(name)
         if entry is None:
             return
-        if tenure is not None and tenure.created == entry.create_revision and tenure.reclaim == "delete":
+        asked = DatasetSpec.decode(entry.value).reclaim == "delete"
+        if asked and tenure is not None and tenure.created == entry.create_revision:
             self.doomed.add(tenure.uid)
         self.say("user", f"deletes the spec of {name}")
         self.erase(key)
