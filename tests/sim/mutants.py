@@ -93,7 +93,7 @@ def _compares_epochs() -> Sequence[Patch]:
         a, b = Tenure.decode(now.value), Tenure.decode(then.value)
         return (a.epoch, a.incarnation) == (b.epoch, b.incarnation)
 
-    return [(etcd.Truth, "_holds", holds)]
+    return [(etcd.Truth, "_holds", holds), *_handover_of_any_wish()]
 
 
 def _no_touch() -> Sequence[Patch]:
@@ -284,7 +284,11 @@ MUTANTS: dict[str, Mutant] = {
     "short wait": Mutant("W is longer than D_hard", _short_wait),
     "from the answer": Mutant("a deadline counts from before the heartbeat was sent", _from_answer),
     "lease is death": Mutant("only a fence says that a holder is dead", _lease_is_death),
-    "compares epochs": Mutant("a transaction compares revisions", _compares_epochs),
+    "compares epochs": Mutant(
+        "a transaction compares revisions",
+        _compares_epochs,
+        Focus(("changes_mind", "agent_restart", "move"), {"late_commit": 0.3}),
+    ),
     "no touch": Mutant(
         "an unanswered transaction is settled by a touch",
         _no_touch,

@@ -105,6 +105,8 @@ class Simulator:
             world.breach(f"{', '.join(left)} not active {CALM:.0f} s after all trouble had ended")
             return None
         settled = world.loop.now - healed
+        # A move to an incarnation that is dead and not yet known to be is answered, and then failed over.
+        world.run_for(CALM, world.all_live)
         world.move()
         world.run_for(CALM, lambda: not world.misplaced())
         if left := world.misplaced():

@@ -242,6 +242,11 @@ class World:
             self.erase(self.keys.desired(name))
             self.wish(name, self.wanted[name])
 
+    def all_live(self) -> bool:
+        known = {t.incarnation for t in self.checks.tenures.values() if t.held}
+        now = {m.agent.incarnation for m in self.machines.values() if m.agent is not None}
+        return known <= now and all(m.session == "live" for m in self.machines.values())
+
     def misplaced(self) -> list[str]:
         return [name for name in self.datasets if not self._served(name, self.wanted[name])]
 
