@@ -3,19 +3,21 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-all chaos model unit lint proto bench-move bench-failover bench-heartbeats bench-idle clean
+.PHONY: setup demo test test-all chaos model unit sim lint proto bench-move bench-failover bench-heartbeats bench-idle clean
 
 setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
 test: setup
 	$(BIN)/pytest tests/unit -n 2
 	$(BIN)/pytest tests/model -n 2
+	$(BIN)/pytest tests/sim -n 2
 	$(BIN)/pytest tests/contract -n 2 --dist loadfile --timeout 240 -m 'not long'
 	$(BIN)/pytest tests/cluster -n 2 --dist loadfile --timeout 240
 test-all: test
 	tools/setup-vm
 	$(BIN)/pytest tests/contract -m long
 	$(BIN)/python -m tests.model.promela
+	$(BIN)/python -m tests.sim --seeds $(SEEDS)
 	$(BIN)/python -m tests.chaos run --minutes 5
 	$(BIN)/python -m tests.chaos mutants
 # One number repeats a run: make chaos MINUTES=60 SEED=7
@@ -25,6 +27,9 @@ chaos: setup
 	$(BIN)/python -m tests.chaos mutants
 unit: setup ; $(BIN)/pytest tests/unit -n 2
 model: setup ; $(BIN)/python -m tests.model.promela
+# One number repeats a run: python -m tests.sim --seed 7
+SEEDS ?= 2000
+sim: setup ; $(BIN)/python -m tests.sim --seeds $(SEEDS)
 lint: setup
 	$(BIN)/ruff check agent coordinator tests bench tools
 	$(BIN)/ruff format --check agent coordinator tests bench tools

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,10 @@ log = logging.getLogger(__name__)
 
 class Unreachable(StorageError):
     """This node could not bring the dataset up, found before anything was touched."""
+
+
+class Stuck(StorageError):
+    """What this node has begun with the dataset's storage has neither ended nor can be ended."""
 
 
 def _split(unit: Mapping[str, Dataset], names: Sequence[str]) -> tuple[list[Dataset], list[Dataset]]:
@@ -112,6 +116,7 @@ class Executor:
             case Handover(names, to, because):
                 await self._handover(*_split(unit, names), to, because)
             case Release(names, because):
+                self._check_free(names)
                 await self.member.release([unit[n] for n in names], because)
             case Destroy(name):
                 await self._destroy(unit[name])
@@ -135,14 +140,26 @@ class Executor:
 
     async def _activate(self, d: Dataset) -> None:
         backend, volume = self._at(d)
-        wrong = await (backend.reach(volume) if d.tenure and d.tenure.born else backend.health())
+        # What is to be destroyed may be gone already: whoever did it died before it was recorded.
+        there = d.tenure is not None and d.tenure.born and not d.doomed
+        wrong = await (backend.reach(volume) if there else backend.health())
         if wrong is not None:
             raise Unreachable(wrong)
         activated, _ = await asyncio.gather(self.member.activate(d), self.helpers.prepare(d.name))
         if not activated:
             self.helpers.unprepare(d.name)
 
+    def _check_free(self, names: Iterable[str]) -> None:
+        """Nothing here can come to use them any more. Raises Stuck."""
+        for name in names:
+            if self.helpers.stuck(name):
+                raise Stuck(
+                    f"a helper of {name} was killed and is not gone: it hangs in the kernel, and may still mount. The "
+                    "dataset stays here until the storage answers or this machine is rebooted"
+                )
+
     async def _refuse(self, datasets: list[Dataset], beside: list[Dataset], to: str | None, because: str) -> None:
+        self._check_free(d.name for d in datasets)
         log.error("%s: %s", ", ".join(d.name for d in datasets), because)
         self.telemetry.move_failed()
         if to is not None:
@@ -184,12 +201,16 @@ class Executor:
             await self.runtimes[spec.kind].stop(name, spec.stop_grace_period)
 
     async def _handover(self, datasets: list[Dataset], beside: list[Dataset], to: str, because: str) -> None:
+        self._check_free(d.name for d in datasets)
         down = [at for d in datasets if (at := self._down.pop(d.name, None)) is not None]
         await self.member.handover(datasets, to, because, beside, down=min(down, default=None))
 
     async def _destroy(self, d: Dataset) -> None:
         if d.tenure is None or d.tenure.state is not State.ACTIVE:
             return
+        self._check_free([d.name])
+        if not await self.member.condemn(d):
+            return
         backend, volume = self._at(d)
         await backend.destroy(volume, self._token(d))
-        await self.member.destroyed(d)
+        await self.member.destroyed(self.member.view.dataset(d.name))

@@ -58,11 +58,13 @@ GATE_LOOK = 1.0
 @dataclass(frozen=True)
 class Plan:
     """steps: to run now, side by side. statuses: by dataset, for those that this node may report on. wake:
-    CLOCK_BOOTTIME at which to look again though nothing has happened; None: only when something happens."""
+    CLOCK_BOOTTIME at which to look again though nothing has happened; None: only when something happens. leaving: the
+    steps lead out of here."""
 
     steps: tuple[Step, ...] = ()
     statuses: Mapping[str, Status] = field(default_factory=dict)
     wake: float | None = None
+    leaving: bool = False
 
 
 def plan(s: Situation) -> Plan:
@@ -73,7 +75,7 @@ def plan(s: Situation) -> Plan:
         return Plan((), explain(s, _decide(s)), s.trouble.until)
     decision = _decide(s)
     steps, wake = _steps(s, decision)
-    return Plan(steps, explain(s, decision), wake)
+    return Plan(steps, explain(s, decision), wake, isinstance(decision, Give | Dismiss))
 
 
 def _decide(s: Situation) -> placement.Decision:
@@ -87,6 +89,8 @@ def _decide(s: Situation) -> placement.Decision:
 
 def _abandons(s: Situation) -> bool:
     """Whether trouble is no reason to wait: its cause is bringing the unit up here, and it is wanted elsewhere."""
+    if s.trouble is not None and s.trouble.leaving:
+        return False
     return isinstance(_decide(s), Give | Dismiss) and all(isinstance(h, Away) for h in s.here.values())
 
 

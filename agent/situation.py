@@ -17,11 +17,13 @@ TRIES = 3
 
 @dataclass(frozen=True)
 class Trouble:
-    """A step that failed. until: CLOCK_BOOTTIME before which it is not tried again. tries: failures in a row."""
+    """A step that failed. until: CLOCK_BOOTTIME before which it is not tried again. tries: failures in a row. leaving:
+    it was a step on the way out of here."""
 
     reason: str
     until: float
     tries: int = 1
+    leaving: bool = False
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,11 @@ class Shared:
     allowed: frozenset[str]
 
 
+def pause_after(tries: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    return min(_FIRST * 2.0 ** min(tries - 1, 16), _LONGEST)
+
+
 class Worker:
     """Works on one unit until it is retired; a step that has begun is finished first."""
 
@@ -163,7 +168,7 @@ class Worker:
         if isinstance(step, Unpublish) and step.leaving and isinstance(error, Busy):
             self._block(now, unit, str(error))
         else:
-            self._failed(now, str(error))
+            self._failed(now, str(error), decided.leaving)
 
     async def _step(
         self, step: Step, unit: Mapping[str, Dataset], conditions: Mapping[str, Condition]
@@ -187,9 +192,9 @@ class Worker:
             self._failures[step.workload] = restarts(ended, self._failures.get(step.workload, 0))
         return None
 
-    def _failed(self, now: float, reason: str) -> None:
+    def _failed(self, now: float, reason: str, leaving: bool = False) -> None:
         tries = self._trouble.tries + 1 if self._trouble else 1
-        self._trouble = Trouble(reason, now + min(_FIRST * 2 ** (tries - 1), _LONGEST), tries)
+        self._trouble = Trouble(reason, now + pause_after(tries), tries, leaving)
 
     def _block(self, now: float, unit: Mapping[str, Dataset], reason: str) -> None:
         asking = placement.newest_desired(tuple(unit.values()))

@@ -191,8 +191,8 @@ class Joining:
                 saved = Saved.load(self._path)
                 lease = saved.lease if saved else 0
                 return self._seat(cluster, self._incarnation, lease, entry.mod_revision, before.counter)
-            if (resumed := await self._resume(cluster, entry, before)) is not None:
-                return resumed
+            if (saved := await self._resumable(before)) is not None:
+                return await self._resume(cluster, entry, before, saved)
         elif (missing := await self._missing()) is not None:
             key = self._keys.heartbeat(self._who.node)
             await self._store.txn(Txn((absent(key),), (Put(key, missing.encode()),)))
@@ -222,8 +222,8 @@ class Joining:
         sent = self._sent.get(counter)
         return Joined(identity, lease, cluster, revision, counter, sent or self._clock(), longer)
 
-    async def _resume(self, cluster: str, entry: Entry, before: Heartbeat) -> Joined | None:
-        """Go on as the incarnation that an earlier agent of this boot left."""
+    async def _resumable(self, before: Heartbeat) -> Saved | None:
+        """What an earlier agent of this boot has left, if this one may go on as the same incarnation."""
         saved = Saved.load(self._path)
         if saved is None or saved.incarnation != before.incarnation:
             return None
@@ -231,14 +231,23 @@ class Joining:
             return None
         if await self._store.get(self._keys.fence(saved.incarnation)) is not None:
             return None
-        # Counted from when the last heartbeat was sent, by this machine's own clock: not from now.
-        now = self._clock()
+        return saved
+
+    async def _resume(self, cluster: str, entry: Entry, before: Heartbeat, saved: Saved) -> Joined | None:
+        """The next link of the chain. Only its compare tells that `before` was the last one: etcd may have answered
+        from the past (etcd issue 20418), and who goes on from there takes its own heartbeats for a twin's. None: read
+        again."""
+        counter, now = before.counter + RESUME_STEP, self._clock()
         age = max(0.0, now.boot - before.clock)
-        counter = before.counter + RESUME_STEP
-        self._sent[counter] = sent = Instant(now.boot - age, now.raw - age)
+        longer = max(0.0, self._still_promised(before, Instant(now.boot - age, now.raw - age)) - age)
+        beat = self._beat(saved.incarnation, counter, now, longer)
+        compare = (unchanged(entry.key, entry), absent(self._keys.fence(saved.incarnation)))
+        result = await self._store.txn(Txn(compare, (Put(entry.key, beat.encode()),)))
+        if not result.succeeded:
+            return None
+        self._sent[counter] = now
         log.info("goes on as %s", saved.incarnation)
-        longer = self._still_promised(before, sent)
-        return self._seat(cluster, saved.incarnation, saved.lease, entry.mod_revision, counter, longer)
+        return self._seat(cluster, saved.incarnation, saved.lease, result.revision, counter, longer)
 
     def _still_promised(self, before: Heartbeat, sent: Instant) -> float:
         """By how much longer than usual a session may go on that an earlier agent left in a pause. Seconds."""
@@ -259,21 +268,26 @@ class Joining:
         counter, sent = len(self._sent) + 1, self._clock()
         self._sent[counter] = sent
         record = who.describe.model_copy(update={"incarnation": self._incarnation, "lease": lease})
-        beat = Heartbeat(
-            incarnation=self._incarnation,
-            counter=counter,
-            clock=round(sent.boot, 3),
-            d_hard=who.timings.d_hard,
-            armed=who.armed,
-            machine=who.machine,
-            boot=who.boot,
-        )
+        beat = self._beat(self._incarnation, counter, sent)
         then += [Put(keys.node(who.node), record.encode(), lease), Put(keys.heartbeat(who.node), beat.encode())]
         result = await self._store.txn(Txn(tuple(compare), tuple(then)))
         if not result.succeeded:
             return None
         log.info("joined as %s", self._incarnation)
         return self._seat(cluster, self._incarnation, lease, result.revision, counter)
+
+    def _beat(self, incarnation: str, counter: int, sent: Instant, longer: float = 0.0) -> Heartbeat:
+        who = self._who
+        return Heartbeat(
+            incarnation=incarnation,
+            counter=counter,
+            clock=round(sent.boot, 3),
+            d_hard=who.timings.d_hard,
+            armed=who.armed,
+            longer=longer,
+            machine=who.machine,
+            boot=who.boot,
+        )
 
     async def _fence_of(self, before: Heartbeat, entry: Entry | None, compare: list[Compare]) -> Fence | None:
         """The fence of the predecessor to write with the join; None: the one that is there says enough.

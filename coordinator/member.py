@@ -414,6 +414,10 @@ class Member:
     async def refresh(self, d: Dataset) -> bool:
         return await self._commit(ownership.refresh(self.seat(), d))
 
+    async def condemn(self, d: Dataset) -> bool:
+        """Whether its data may be destroyed: asked of etcd, not of the view."""
+        return await self._commit(ownership.condemn(self.seat(), d))
+
     async def destroyed(self, d: Dataset) -> bool:
         return await self._commit(ownership.destroyed(self.seat(), d))
 

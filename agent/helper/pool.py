@@ -72,6 +72,8 @@ class HelperPool:
         self._waiting: deque[asyncio.Future[Child]] = deque()
         self._prepared: dict[str, Child] = {}
         self._busy: set[Child] = set()
+        self._stuck: dict[str, list[Child]] = {}
+        """Killed, and not gone in time, by dataset."""
         self._all: set[Child] = set()
         self._returned = 0
         self._wake = asyncio.Event()
@@ -163,7 +165,8 @@ class HelperPool:
             self._busy.discard(child)
             if answer is None:
                 child.kill()
-                hangs = await self._hangs(child, dataset)
+                if hangs := await self._hangs(child, dataset):
+                    self._stuck.setdefault(dataset, []).append(child)
         if answer is None:
             how = f"did not finish within {timeout:.0f} s and was killed" if timed_out else _death(child)
             rest = "; it hangs in the kernel: the storage does not answer" if hangs else ""
@@ -243,6 +246,16 @@ class HelperPool:
                 log.warning("no helper can be started: %s; trying again", error)
                 await asyncio.sleep(1)
                 self._wake.set()
+
+    def stuck(self, dataset: str) -> bool:
+        """Whether a helper that was killed, or what it started, is still there: it hangs in the kernel, and what it was
+        at may yet happen."""
+        here = self._cgroups.pids(_cgroup(dataset)) if dataset in self._stuck else ()
+        groups = {_group_of(pid) for pid in here}
+        left = [c for c in self._stuck.pop(dataset, ()) if not c.gone.is_set() or c.pid in groups]
+        if left:
+            self._stuck[dataset] = left
+        return bool(left)
 
     async def _hangs(self, child: Child, dataset: str) -> bool:
         """Waits until a killed helper and all it started are gone; whether they are not."""

@@ -299,6 +299,16 @@ def release(seat: Seat, datasets: Sequence[Dataset], because: str, refused: bool
     return _txn(seat, [_owner(seat, d) for d in datasets], then)
 
 
+def condemn(seat: Seat, d: Dataset) -> Txn:
+    """Before the data of a deleted spec is destroyed: its spec really is not there (any more), or is another one. A
+    picture may show a tenure that is newer than the spec beside it, and from this there is no way back. Once it has
+    committed it stays true: a spec that is put again has another create revision.
+    """
+    if not d.doomed:
+        raise ValueError(f"{d.name} is not to be destroyed")
+    return _txn(seat, [_owner(seat, d), ModRevision(seat.keys.dataset(d.name), d.spec_revision)], [_rewrite(seat, d)])
+
+
 def destroyed(seat: Seat, d: Dataset) -> Txn:
     """The data was destroyed on request. The tenure stays, epoch and all; what people look at goes."""
     then: list[Put | Delete] = [

@@ -116,6 +116,14 @@ class ModelCluster:
         if held is not None and held.keys:
             self._publish(self._run([Delete(key) for key in sorted(held.keys)]))
 
+    def rearm(self) -> None:
+        """Every lease lasts its full time again, as after an election."""
+        for held in self._leases.values():
+            held.ends = self._clock() + held.ttl
+
+    def ttls(self) -> list[int]:
+        return [held.ttl for held in self._leases.values()]
+
     def tick(self) -> None:
         """End the leases whose time has passed."""
         now = self._clock()

@@ -60,6 +60,7 @@ def claim(d: Dataset | Sequence[Dataset], by: Seat | None = None, *dead_nodes: s
 
 
 ASSIGNED = dataset(tenure=tenure(state=State.ASSIGNED))
+DOOMED = dataset(spec=None, tenure=tenure(reclaim="delete"))
 EVERY = {
     "claim": claim(dataset(), seat("b"), "a"),
     "activate": ownership.activate(seat("b"), ASSIGNED),
@@ -69,6 +70,7 @@ EVERY = {
     "cleared": ownership.cleared(seat("b"), dataset(), []),
     "handover": ownership.handover(seat("b"), [dataset()], "c", node("c"), "why"),
     "release": ownership.release(seat("b"), [dataset()], "why"),
+    "condemn": ownership.condemn(seat("b"), DOOMED),
     "destroyed": ownership.destroyed(seat("b"), dataset()),
     "reput": ownership.reput(seat("b"), dataset()),
     "report": ownership.report(seat("b"), dataset(), STATUS),
@@ -88,7 +90,7 @@ def test_fences_and_placeholders_are_not_put_by_who_is_fenced() -> None:
         assert absent(KEYS.fence("b.1")) in txn.compare
 
 
-@pytest.mark.parametrize("name", ["touch", "activate", "born", "refresh", "cleared", "release", "destroyed"])
+@pytest.mark.parametrize("name", ["touch", "activate", "born", "refresh", "cleared", "release", "condemn", "destroyed"])
 def test_what_is_no_change_of_incarnation_keeps_the_epoch(name: str) -> None:
     assert written(EVERY[name]).epoch == 3
 
@@ -319,6 +321,12 @@ class TestRefresh:
         again = dataset(spec=spec(reclaim="delete"), spec_created=90)
         assert not ownership.stale_copy(again, True)
         assert written(ownership.refresh(seat(), again)).reclaim == "retain"
+
+
+def test_data_is_condemned_only_where_the_spec_is_as_read() -> None:
+    assert ModRevision(KEYS.dataset("d"), DOOMED.spec_revision) in ownership.condemn(seat(), DOOMED).compare
+    with pytest.raises(ValueError, match="not to be destroyed"):
+        ownership.condemn(seat(), dataset(tenure=tenure(reclaim="delete")))
 
 
 def test_a_destroyed_dataset_keeps_its_epoch_and_forgets_its_volume() -> None:

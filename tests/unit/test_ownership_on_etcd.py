@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -274,6 +275,17 @@ def test_after_a_fence_nothing_of_that_incarnation_commits(world: World) -> None
     assert [world.commit(txn) for txn in every] == [False] * len(every)
     world.etcd.apply(Txn((), (Delete(KEYS.fence("a.1")),)))
     assert world.commit(every[0]), "it was the fence that stopped them"
+
+
+def test_what_only_looks_deleted_is_not_condemned(world: World) -> None:
+    """A watch may show the tenure of a spec that was put again, and not yet that spec."""
+    now = world.dataset()
+    assert now.tenure is not None
+    looks = replace(now, spec=None, spec_revision=0, tenure=now.tenure.model_copy(update={"reclaim": "delete"}))
+    assert looks.doomed
+    assert not world.commit(ownership.condemn(world.seats["a"], looks))
+    world.etcd.apply(Txn((), (Delete(KEYS.dataset("d")),)))
+    assert world.commit(ownership.condemn(world.seats["a"], looks))
 
 
 def test_a_request_that_arrives_after_a_touch_never_commits(world: World) -> None:

@@ -128,6 +128,11 @@ class TestWantedElsewhere:
         s = situation(self.LEAVING, here={"d": Away()}, trouble=Trouble("no image", NOW + 30, 5))
         assert steps(s) == (Handover(("d",), "b", "desired says b"),)
 
+    def test_trouble_on_the_way_out_is_waited_for_as_any_other(self) -> None:
+        s = situation(self.LEAVING, here={"d": Away()}, trouble=Trouble("etcd is full", NOW + 30, 5, leaving=True))
+        assert plan(s).steps == ()
+        assert plan(s).wake == NOW + 30
+
     def test_who_may_still_write_does_not_hold_a_move_back(self) -> None:
         unit = dataset(tenure=tenure(state=State.ASSIGNED, unfenced=(holder("x"),)), **wants("b"))
         assert steps(situation(unit, here={})) == (Handover(("d",), "b", "desired says b"),)

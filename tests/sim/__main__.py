@@ -1,0 +1,70 @@
+"""`python -m tests.sim`: runs seeds on all cores and prints what they came to; exit status 1, and the story of the
+smallest seed that failed, where a promise was broken."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from tests.sim.many import hunts, many, one
+from tests.sim.mutants import MUTANTS, QUICK
+from tests.sim.report import LAST, Report, story
+from tests.sim.run import TROUBLE
+
+
+def hunt_all(names: Sequence[str], seeds: range, seconds: float, jobs: int) -> int:
+    """How many of these mutants were not found."""
+    missed = 0
+    for name, outcome in hunts(names, seeds, seconds, jobs):
+        missed += outcome is None
+        how = f"seed {outcome.seed}: {outcome.broken}" if outcome else f"not found in {len(seeds)} runs"
+        say(f"{name:28} {MUTANTS[name].lacks}: {how}")
+    return missed
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1000, help="how many runs")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seed", type=int, help="one run, and its story")
+    parser.add_argument("--seconds", type=float, default=TROUBLE, help="virtual seconds of trouble in each run")
+    parser.add_argument("--lines", type=int, default=LAST, help="lines of a story")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="without one rule of the protocol")
+    parser.add_argument("--mutants", choices=("all", "quick"), help="each mutant must be found within --seeds runs")
+    asked = parser.parse_args()
+    seeds = range(asked.first, asked.first + asked.seeds)
+    if asked.mutants:
+        names = list(MUTANTS) if asked.mutants == "all" else list(QUICK)
+        return 1 if hunt_all(names, seeds, asked.seconds, asked.jobs) else 0
+    if asked.seed is not None:
+        outcome = one(asked.seed, asked.seconds, asked.mutant)
+        for line in story(outcome, asked.lines):
+            say(line)
+        return 1 if outcome.broken else 0
+    report = Report()
+    for outcome in many(seeds, asked.seconds, asked.mutant, asked.jobs):
+        report.add(outcome)
+    for line in report.lines():
+        say(line)
+    if not report.failed:
+        return 0
+    say("")
+    for line in story(one(min(report.failed), asked.seconds, asked.mutant), asked.lines):
+        say(line)
+    return 1
+
+
+if __name__ == "__main__":
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # Sets of names must have the same order in every run.
+        os.execve(
+            sys.executable, [sys.executable, "-m", "tests.sim", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"}
+        )
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""An agent: the real one (`drover.agent.app`), with its own parts, on a simulated machine."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drover.agent.app import Agent
+from drover.agent.config import Settings, Workloads
+from drover.agent.helper.pool import HelperPool
+from drover.agent.sight import Sight
+from drover.agent.telemetry import Telemetry
+from drover.coordinator.etcd import Etcd
+from drover.coordinator.mark import MarkFile
+from drover.coordinator.protocol.session import Ended, State
+from drover.coordinator.records import Evidence
+from tests.sim.guard import SimGuard
+from tests.sim.storage import BLOCK, SHARED, SimBackend
+from tests.sim.workload import SimRuntime
+
+if TYPE_CHECKING:
+    from tests.sim.machine import Machine
+
+ETCD_TIMEOUT = 2.0
+
+
+class _NoTelemetry(Telemetry):
+    """Counts nothing."""
+
+    def __init__(self) -> None:
+        return None
+
+    def moved(self, cutover: float) -> None:
+        return None
+
+    def move_failed(self) -> None:
+        return None
+
+    def failed_over(self, evidence: Evidence) -> None:
+        return None
+
+    def heartbeat(self, outcome: str, seconds: float) -> None:
+        return None
+
+    def session_lost(self, reason: str) -> None:
+        return None
+
+    def step(self, name: str, outcome: str, seconds: float) -> None:
+        return None
+
+    def ignored(self, kind: str) -> None:
+        return None
+
+    def workload_restarted(self) -> None:
+        return None
+
+
+class _NoHelpers(HelperPool):
+    """The back ends here have helpers of their own."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def stuck(self, dataset: str) -> bool:
+        return any(job.dataset == dataset for job in self._machine.helpers)
+
+    async def prepare(self, dataset: str) -> None:
+        return None
+
+    def unprepare(self, dataset: str) -> None:
+        return None
+
+
+class SimAgent(Agent):
+    """One process of an agent."""
+
+    def __init__(self, machine: Machine) -> None:
+        world = machine.world
+        self._machine = machine
+        self._settings = Settings.model_construct(
+            node=machine.name,
+            machine_id=f"machine {machine.name}",
+            run_dir=machine.files.run_dir,
+            mount_root=Path("/mnt"),
+            timings=world.timings,
+            workloads=Workloads.model_construct(allow=("process",)),
+            compact="auto",
+            address="",
+        )
+        self._keys = world.keys
+        self._telemetry = _NoTelemetry()
+        self._sight = Sight(machine.name)
+        self._member = None
+        self._workers = None
+        self._turned = asyncio.Event()
+        self._marks = MarkFile(machine.directory / f"{machine.name}.mark")
+        guard = self._guard = self._sim_guard = SimGuard(machine)
+        self._backends = {name: SimBackend(name, machine, guard) for name in (SHARED, BLOCK)}
+        self._runtime = SimRuntime(machine, guard)
+        self._runtimes = {"process": self._runtime}
+
+    @property
+    def incarnation(self) -> str:
+        """Which it acts as; "" while it has none."""
+        member = self._member
+        return "" if member is None or isinstance(member._state, Ended) else member.incarnation
+
+    @property
+    def session_state(self) -> State | None:
+        return self._member._state if self._member is not None else None
+
+    def gate_has_moved(self) -> None:
+        self._turned.set()
+
+    def workload_ended(self, name: str) -> None:
+        self._runtime.ended(name)
+
+    async def run(self) -> None:
+        machine = self._machine
+        while machine.jobs and machine.world.loop.now < machine.unkillable:
+            await asyncio.sleep(0.5)  # as a real one refuses to start, and is started again
+        for job in list(machine.helpers):
+            job.kill()
+        await self._sim_guard.begin()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._sim_guard.keep())
+            group.create_task(self._live(self._sim_guard, _NoHelpers(self._machine)))
+
+    def _etcd(self) -> Etcd:
+        return Etcd(self._machine.world.endpoints, timeout=ETCD_TIMEOUT, own_key=self._keys.cluster)

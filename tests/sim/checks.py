@@ -1,0 +1,185 @@
+"""The promises of docs/protocol.md, looked at with every event that could break one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from drover.agent.storage.base import Token
+from drover.coordinator.records import Evidence, Fence, Heartbeat, LeaseRecord, State, Tenure
+from drover.coordinator.txn import Delete, Put, Txn
+from tests.sim.etcd import Sender
+from tests.sim.storage import BLOCK, Image, Mount
+
+if TYPE_CHECKING:
+    from tests.sim.machine import Machine
+    from tests.sim.world import World
+
+
+HEARD = 2.0
+"""Seconds after an outage in which nobody can have been heard long enough to call others silent."""
+
+
+class Checks:
+    """Tells the world of the first promise that was broken."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._active: set[tuple[str, int, str]] = set()
+        self._fenced: set[str] = set()
+        self._beats: dict[str, float] = {}
+        self._acknowledged: dict[str, list[int]] = {}
+        self._volume_of: dict[tuple[str, int], str] = {}
+        self.tenures: dict[str, Tenure] = {}
+        self.written = 0
+
+    def _breach(self, what: str) -> None:
+        self._world.breach(what)
+
+    # etcd.
+
+    def committed(self, txn: Txn, succeeded: bool, sender: Sender) -> None:
+        if not succeeded or not txn.then:
+            return
+        if sender.incarnation in self._fenced:
+            keys = ", ".join(op.key for op in txn.then)
+            self._breach(f"a transaction of {sender.incarnation} committed after its fence: {keys}")
+        owners: list[str] = []
+        for operation in txn.then:
+            kind, _, name = operation.key.removeprefix("/drover/").partition("/")
+            match kind, operation:
+                case "owners", Put(value=value):
+                    owners.append(name)
+                    self._tenure(name, Tenure.decode(value), sender)
+                case "owners", Delete():
+                    self._breach(f"the tenure of {name} was deleted")
+                case "heartbeats", Put(value=value):
+                    beat = Heartbeat.decode(value)
+                    if not beat.placeholder:
+                        self._beats[beat.incarnation] = self._world.loop.now
+                case "fences", Put(value=value):
+                    self._fence(name, Fence.decode(value), sender)
+                case "leases", _:
+                    owners.append(name)
+                case _:
+                    pass
+        for name in owners:
+            self._lease(name)
+        if owners:
+            self.writers()
+
+    def _tenure(self, name: str, tenure: Tenure, sender: Sender) -> None:
+        before = self.tenures.get(name)
+        epoch, incarnation = (before.epoch, before.incarnation) if before else (0, "")
+        if tenure.epoch < epoch or (tenure.epoch == epoch and tenure.incarnation != incarnation):
+            self._breach(f"{name} went from epoch {epoch} of {incarnation} to {tenure.epoch} of {tenure.incarnation}")
+        self.tenures[name] = tenure
+        if tenure.state is State.ACTIVE:
+            self._active.add((name, tenure.epoch, tenure.incarnation))
+        if before is None or (before.epoch, before.state, before.unfenced) != (
+            tenure.epoch,
+            tenure.state,
+            tenure.unfenced,
+        ):
+            left = f", not cut off: {' '.join(h.incarnation for h in tenure.unfenced)}" if tenure.unfenced else ""
+            self._world.say(
+                sender.machine,
+                f"{name}: epoch {tenure.epoch} {tenure.state} on {tenure.incarnation}{left} ({tenure.because})",
+            )
+
+    def _fence(self, incarnation: str, fence: Fence, sender: Sender) -> None:
+        world = self._world
+        if incarnation in self._fenced:
+            world.say(sender.machine, f"fence of {incarnation} written again: {fence.evidence}")
+        else:
+            world.say(sender.machine, f"fences {incarnation}: {fence.evidence}, {fence.detail}")
+        self._fenced.add(incarnation)
+        heard = world.loop.now - self._beats.get(incarnation, -1e9)
+        if fence.evidence is Evidence.SILENCE and heard < world.timings.d_soft * 0.98:
+            self._breach(f"{incarnation} was fenced for silence, and was heard {heard:.2f} s ago")
+        if fence.evidence is Evidence.SILENCE and 0 <= (ago := world.loop.now - world.etcd.back) < HEARD:
+            self._breach(f"{incarnation} was fenced for silence {ago:.2f} s after etcd had been away for everybody")
+        if fence.evidence is not Evidence.SILENCE or fence.armed:
+            for dataset, mount in self._mounts(world.machines[fence.node]):
+                if mount.token.incarnation == incarnation:
+                    self._breach(f"{incarnation} was fenced ({fence.evidence}) while it still writes {dataset}")
+
+    def operator(self, incarnation: str) -> None:
+        """A person has fenced it."""
+        self._fenced.add(incarnation)
+
+    def _lease(self, name: str) -> None:
+        world = self._world
+        entry, tenure = world.etcd.truth.entry(world.keys.lease(name)), self.tenures.get(name)
+        if entry is None or tenure is None:
+            return
+        said = LeaseRecord.decode(entry.value)
+        if (said.incarnation, said.epoch) != (tenure.incarnation, tenure.epoch) or not tenure.held:
+            self._breach(f"leases/{name} says epoch {said.epoch} of {said.incarnation}, the tenure {tenure.epoch}")
+
+    # Storage.
+
+    def _mounts(self, machine: Machine) -> Sequence[tuple[str, Mount]]:
+        """Those that can write."""
+        if not machine.up:
+            return ()
+        return [
+            (d, m) for d, m in machine.mounts.items() if m.image.backend != BLOCK or m.image.attached == machine.name
+        ]
+
+    def writers(self) -> None:
+        """At most one writes each dataset, and none in an epoch before the one that is active."""
+        seen: dict[str, str] = {}
+        for machine in self._world.machines.values():
+            for dataset, mount in self._mounts(machine):
+                if dataset in seen:
+                    self._breach(f"{seen[dataset]} and {machine.name} both write {dataset}")
+                seen[dataset] = machine.name
+                tenure = self.tenures.get(dataset)
+                if tenure is not None and tenure.state is State.ACTIVE and mount.token.epoch < tenure.epoch:
+                    self._breach(
+                        f"{machine.name} writes epoch {mount.token.epoch} of {dataset}, {tenure.epoch} is active"
+                    )
+
+    def writes(self, machine: Machine, dataset: str, token: Token, how: str) -> None:
+        """Something of the volume, in this epoch."""
+        if (dataset, token.epoch, token.incarnation) not in self._active:
+            self._breach(f"{machine.name} {how} {dataset} in epoch {token.epoch}, which never was active")
+
+    def mounted(self, machine: Machine, dataset: str, image: Image, token: Token) -> None:
+        self._world.say(machine.name, f"{dataset}: mounted {image.object} in epoch {token.epoch}")
+        self.writes(machine, dataset, token, "mounts")
+        self.writers()
+        if image.data != self._acknowledged.get(image.object, []):
+            self._breach(f"{dataset}: writes that were acknowledged are not there")
+        tenure = self.tenures.get(dataset)
+        if tenure is not None and tenure.uid == token.uid:
+            known = self._volume_of.setdefault((dataset, tenure.created), image.object)
+            if known != image.object and self._acknowledged.get(known):
+                self._breach(f"{dataset} is {image.object} now, and what was written to {known} is not in it")
+
+    def wrote(self, machine: Machine, dataset: str, mount: Mount) -> None:
+        """A workload's write. It is acknowledged, where the device is still there."""
+        image, token = mount.image, mount.token
+        if image.backend == BLOCK and image.attached != machine.name:
+            return
+        self.writes(machine, dataset, token, "writes to")
+        if self._world.storage.images.get(image.object) is not image:
+            self._breach(f"{machine.name} writes to {image.object}, which was destroyed")
+        self.written += 1
+        image.data.append(self.written)
+        self._acknowledged.setdefault(image.object, []).append(self.written)
+
+    def formats(self, machine: Machine, image: Image, token: Token) -> None:
+        self.writes(machine, image.dataset, token, "formats")
+        if image.data:
+            self._breach(f"{machine.name} formats {image.object}, which has data")
+
+    def destroys(self, machine: Machine, image: Image, token: Token) -> None:
+        world = self._world
+        world.say(machine.name, f"{image.dataset}: destroys {image.object}")
+        if image.token.uid not in world.doomed:
+            self._breach(f"{machine.name} destroys {image.object}, which nobody asked for")
+        for other in world.machines.values():
+            if any(m.image is image for _, m in self._mounts(other)):
+                self._breach(f"{machine.name} destroys {image.object} while {other.name} writes it")

@@ -1,0 +1,529 @@
+"""etcd with three members, in virtual time, doing all that real ones have been seen to do. The agents' real client
+(`coordinator/etcd.py`) talks to it: what stands here is what its gRPC stubs would be (`SimMember`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from drover.coordinator.store import Change, Compacted, LeaseGone, NoSpace, StoreError
+from drover.coordinator.txn import Compare, Entry, Txn
+from tests.model.store import ModelCluster
+from tests.sim.loop import VirtualLoop, alone
+
+if TYPE_CHECKING:
+    from tests.sim.machine import Machine
+
+MEMBERS = ("e1", "e2", "e3")
+HISTORY_PREFIX = "/drover/history/"
+NEVER = float("inf")
+
+
+class Truth(ModelCluster):
+    """What the members agree on. told: every change, as it happens."""
+
+    def __init__(self, clock: Callable[[], float], told: Callable[[Sequence[Change]], None]) -> None:
+        super().__init__(clock)
+        self._told = told
+        self.holds: Callable[[Truth, Compare, bool], bool] = lambda truth, compare, so: so
+        """A mutant's own idea of a compare."""
+
+    def _publish(self, changes: Sequence[Change]) -> None:
+        super()._publish(changes)
+        if changes:
+            self._told(changes)
+
+    def _holds(self, compare: Compare) -> bool:
+        return self.holds(self, compare, super()._holds(compare))
+
+    def past(self, revision: int) -> dict[str, Entry]:
+        """All keys as they were. Raises Compacted."""
+        entries: dict[str, Entry] = {}
+        for change in self.history("", "\xff", 0):
+            if change.revision > revision:
+                break
+            if change.entry is None:
+                entries.pop(change.key, None)
+            else:
+                entries[change.key] = change.entry
+        return entries
+
+
+@dataclass(frozen=True)
+class Header:
+    cluster_id: int
+    revision: int
+    raft_term: int
+
+
+@dataclass(frozen=True)
+class Kv:
+    key: bytes
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    lease: int
+
+
+@dataclass(frozen=True)
+class Event:
+    type: int
+    kv: Kv
+
+
+@dataclass(frozen=True)
+class RangeAnswer:
+    kvs: Sequence[Kv]
+    header: Header
+    more: bool = False
+
+
+@dataclass(frozen=True)
+class Response:
+    response_range: RangeAnswer
+
+
+@dataclass(frozen=True)
+class TxnAnswer:
+    succeeded: bool
+    header: Header
+    responses: Sequence[Response]
+
+
+@dataclass(frozen=True)
+class LeaseAnswer:
+    header: Header
+    ID: int = 0
+    TTL: int = 0
+
+
+@dataclass(frozen=True)
+class StatusAnswer:
+    header: Header
+    version: str = "3.4.23"
+    dbSize: int = 0
+
+
+@dataclass(frozen=True)
+class MembersAnswer:
+    """All members have endpoints."""
+
+    header: Header
+    members: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class WatchAnswer:
+    header: Header
+    events: Sequence[Event] = ()
+    created: bool = False
+    canceled: bool = False
+    compact_revision: int = 0
+    cancel_reason: str = ""
+    watch_id: int = 0
+
+
+@dataclass
+class MemberState:
+    """down: no process; frozen: takes requests and answers them later; behind: seconds by which its watches lag."""
+
+    down: float = 0.0
+    frozen: float = 0.0
+    behind: float = 0.0
+    old_term: bool = False
+
+
+@dataclass
+class Odds:
+    """Of each request or event, while there is trouble."""
+
+    reply_lost: float = 0.0
+    late_commit: float = 0.0
+    request_lost: float = 0.0
+    stale_read: float = 0.0
+    event_lost: float = 0.0
+    event_late: float = 0.0
+    event_twice: float = 0.0
+    watch_broken: float = 0.0
+
+
+def failure(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+
+
+_REFUSED: dict[type[StoreError], tuple[grpc.StatusCode, str]] = {
+    LeaseGone: (grpc.StatusCode.NOT_FOUND, "etcdserver: requested lease not found"),
+    NoSpace: (grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"),
+    Compacted: (
+        grpc.StatusCode.OUT_OF_RANGE,
+        "etcdserver: mvcc: required revision has been compacted",
+    ),
+}
+
+
+class Etcd:
+    """The cluster, and the network between it and the machines.
+
+    committed: told of each transaction that has been decided: (transaction, whether it succeeded, who sent it).
+    fault: told the name of each fault as it happens, and where.
+    """
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        rng: random.Random,
+        committed: Callable[[Txn, bool, Sender], None],
+        changed: Callable[[], None],
+        fault: Callable[[str, str], None],
+    ) -> None:
+        self.loop, self.rng, self.fault = loop, rng, fault
+        self.truth = Truth(lambda: loop.now, self._told)
+        self.members = {name: MemberState() for name in MEMBERS}
+        self.odds = Odds()
+        self.term = 2
+        self.cut: dict[tuple[str, str], float] = {}
+        """By machine and member: until when nothing gets through between them."""
+        self.slow: dict[str, float] = {}
+        """By machine: until when answers take seconds to arrive."""
+        self._committed, self._changed = committed, changed
+        self._watches: list[WatchCall] = []
+        self.back = -NEVER
+        """When etcd was last away for everybody until."""
+
+    # The network.
+
+    def opens(self, machine: str, member: str) -> float:
+        """When something sent now gets through: now, later, or NEVER."""
+        state, now = self.members[member], self.loop.now
+        if state.down > now:
+            return NEVER
+        return max(now, self.cut.get((machine, member), 0.0), state.frozen)
+
+    def reaches(self, machine: str, member: str) -> bool:
+        return self.opens(machine, member) <= self.loop.now
+
+    def later(self, delay: float, call: Callable[..., None], *args: Any) -> None:
+        self.loop.call_later(delay, call, *args, context=alone())
+
+    def at(self, when: float, call: Callable[..., None], *args: Any) -> None:
+        """Exactly then: calls for the same moment come in their order."""
+        self.loop.call_at(when, call, *args, context=alone())
+
+    def call(
+        self, machine: Machine, member: str, apply: Callable[[], Any], timeout: float, kind: str
+    ) -> asyncio.Future[Any]:
+        """One request: it arrives, happens and is answered, each at its time, or not."""
+        rng, loop = self.rng, self.loop
+        answered: asyncio.Future[Any] = loop.create_future()
+        expiry = loop.call_later(timeout, _expire, answered, member)
+        there, back = rng.uniform(0.0005, 0.004), rng.uniform(0.0005, 0.004)
+        if self.slow.get(machine.name, 0.0) > loop.now:
+            back += rng.uniform(0.2, 3.0)
+        fate, lost = rng.random(), False
+        odds = self.odds
+        if kind == "txn":
+            if fate < odds.reply_lost:
+                lost = True
+                self.fault("committed, not answered", machine.name)
+            elif fate < odds.reply_lost + odds.late_commit:
+                there += rng.choice((rng.uniform(0.3, 2.0), rng.uniform(1.0, 8.0)))
+                self.fault("commits late", machine.name)
+            elif fate < odds.reply_lost + odds.late_commit + odds.request_lost:
+                self.fault("request lost", machine.name)
+                return answered
+        elif fate < odds.request_lost:
+            self.fault("request lost", machine.name)
+            return answered
+
+        def arrive() -> None:
+            opens = self.opens(machine.name, member)
+            if opens == NEVER or (opens > loop.now and self.cut.get((machine.name, member), 0.0) >= opens):
+                return  # nobody retransmits what a cut link has swallowed for longer than a call lasts
+            if opens > loop.now:
+                self.later(opens - loop.now + 0.001, arrive)
+                return
+            try:
+                result: Any = apply()
+            except StoreError as error:
+                code, details = _REFUSED.get(type(error), (grpc.StatusCode.INVALID_ARGUMENT, str(error)))
+                result = failure(code, details)
+            if not lost:
+                self.later(back, answer, result)
+
+        def answer(result: Any) -> None:
+            if answered.done() or not self.reaches(machine.name, member):
+                return
+            expiry.cancel()
+            if isinstance(result, grpc.aio.AioRpcError):
+                answered.set_exception(result)
+            else:
+                answered.set_result(result)
+
+        self.later(there, arrive)
+        return answered
+
+    # What members answer.
+
+    def header(self, member: str, revision: int | None = None) -> Header:
+        term = self.term - 1 if self.members[member].old_term else self.term
+        return Header(int(self.truth.cluster_id, 16), self.truth.revision if revision is None else revision, term)
+
+    def txn(self, member: str, txn: Txn, sender: Sender) -> TxnAnswer:
+        before = self.truth.revision
+        try:
+            result = self.truth.apply(txn)
+        finally:
+            if self.truth.revision != before:
+                self._changed()
+        self._committed(txn, result.succeeded, sender)
+        header = self.header(member)
+        reads = [Response(RangeAnswer([_kv(e)] if (e := result.read[key]) else [], header)) for key in txn.read]
+        return TxnAnswer(result.succeeded, header, [*(_NOTHING for _ in txn.then), *reads])
+
+    def range(self, member: str, request: Any, machine: str) -> RangeAnswer:
+        start, end = request.key.decode(), request.range_end.decode()
+        if request.revision > self.truth.revision:
+            raise StoreError("etcdserver: mvcc: required revision is a future revision")
+        if self.rng.random() < self.odds.stale_read:
+            old = max(self.truth.compacted, self.truth.revision - self.rng.randint(1, 30))
+            try:
+                past = self.truth.past(old)
+            except Compacted:
+                past = None
+            if past is not None:
+                self.fault("stale read", machine)
+                keys = sorted(k for k in past if (start <= k < end if end else k == start))
+                return RangeAnswer([_kv(past[k]) for k in keys], self.header(member, old))
+        entries = self.truth.entries(start, end) if end else filter(None, [self.truth.entry(start)])
+        return RangeAnswer([_kv(e) for e in entries], self.header(member))
+
+    def grant(self, member: str, ttl: int) -> LeaseAnswer:
+        lease = self.truth.grant(ttl)
+        self._watch_lease(ttl)
+        return LeaseAnswer(self.header(member), ID=lease, TTL=ttl)
+
+    def _watch_lease(self, ttl: int) -> None:
+        self.later(ttl + 0.001, self._lease_time, ttl)
+
+    def _lease_time(self, ttl: int) -> None:
+        before = self.truth.revision
+        self.truth.tick()
+        if self.truth.revision != before:
+            self._changed()
+
+    def keep_alive(self, member: str, lease: int) -> LeaseAnswer:
+        try:
+            ttl = self.truth.keep_alive(lease)
+        except LeaseGone:
+            ttl = 0
+        if ttl:
+            self._watch_lease(ttl)
+        return LeaseAnswer(self.header(member), lease, ttl)
+
+    def revoke(self, member: str, lease: int) -> LeaseAnswer:
+        self.expire(lease)
+        return LeaseAnswer(self.header(member))
+
+    def expire(self, lease: int) -> None:
+        self.truth.expire(lease)
+        self._changed()
+
+    def elect(self) -> None:
+        """Another leader, which arms every lease anew, in full."""
+        self.term += 1
+        self.truth.rearm()
+        for ttl in self.truth.ttls():
+            self._watch_lease(ttl)
+
+    # Watches.
+
+    def _told(self, changes: Sequence[Change]) -> None:
+        events = [(change.key, _event(change)) for change in changes]
+        for watch in self._watches:
+            watch.publish(events)
+
+    def standing(self, watch: WatchCall) -> None:
+        self._watches.append(watch)
+
+    def ended(self, watch: WatchCall) -> None:
+        if watch in self._watches:
+            self._watches.remove(watch)
+
+    def break_watches(self, machine: str | None = None, member: str | None = None) -> int:
+        broken = [
+            w
+            for w in self._watches
+            if (machine is None or w.machine.name == machine) and (member is None or w.member == member)
+        ]
+        for watch in broken:
+            watch.fail(failure(grpc.StatusCode.UNAVAILABLE, "the connection was reset"))
+        return len(broken)
+
+
+_NOTHING = Response(RangeAnswer((), Header(0, 0, 0)))
+
+
+def _expire(answered: asyncio.Future[Any], member: str) -> None:
+    if not answered.done():
+        answered.set_exception(failure(grpc.StatusCode.DEADLINE_EXCEEDED, f"{member} did not answer"))
+
+
+def _kv(entry: Entry) -> Kv:
+    return Kv(entry.key.encode(), entry.value, entry.create_revision, entry.mod_revision, entry.lease)
+
+
+def _event(change: Change) -> Event:
+    if change.entry is None:
+        return Event(1, Kv(change.key.encode(), b"", 0, change.revision, 0))
+    return Event(0, _kv(change.entry))
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sends: the machine, and the incarnation that its agent was when it did. process: which one on it."""
+
+    machine: str
+    incarnation: str
+    process: str
+
+
+class WatchCall:
+    """One watch stream: a grpc.aio StreamStreamCall as far as `etcd_watch` uses it."""
+
+    def __init__(self, etcd: Etcd, machine: Machine, member: str) -> None:
+        self.machine, self.member = machine, member
+        self._etcd = etcd
+        self._start = self._end = ""
+        self._answers: deque[WatchAnswer | BaseException] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._last = 0.0
+        self._over = False
+
+    async def write(self, request: Any) -> None:
+        if request.HasField("create_request"):
+            create = request.create_request
+            self._start, self._end = create.key.decode(), create.range_end.decode()
+            self._etcd.later(self._etcd.rng.uniform(0.001, 0.006), self._stand, create.start_revision)
+        else:
+            self._etcd.later(self._etcd.rng.uniform(0.001, 0.006), self._progress)
+
+    async def read(self) -> Any:
+        while not self._answers:
+            self._reader = self._etcd.loop.create_future()
+            await self._reader
+        answer = self._answers.popleft()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def cancel(self) -> None:
+        self._over = True
+        self._etcd.ended(self)
+        if self._reader is not None and not self._reader.done():
+            self._reader.cancel()
+
+    def fail(self, error: BaseException) -> None:
+        self._etcd.ended(self)
+        self._push(error)
+
+    def _stand(self, revision: int) -> None:
+        etcd = self._etcd
+        if self._over:
+            return
+        if (opens := etcd.opens(self.machine.name, self.member)) > etcd.loop.now:
+            if opens != NEVER:
+                etcd.later(opens - etcd.loop.now + 0.002, self._stand, revision)
+            return
+        header = etcd.header(self.member)
+        truth = etcd.truth
+        self._deliver(WatchAnswer(header, created=True))
+        if revision <= truth.compacted:
+            self._deliver(WatchAnswer(header, canceled=True, compact_revision=truth.compacted))
+            return
+        etcd.standing(self)
+        if missed := truth.history(self._start, self._end, revision - 1):
+            self.publish([(change.key, _event(change)) for change in missed])
+
+    def _progress(self) -> None:
+        etcd = self._etcd
+        if etcd.reaches(self.machine.name, self.member) and not self._over:
+            self._deliver(WatchAnswer(etcd.header(self.member), watch_id=-1))
+
+    def publish(self, changes: Sequence[tuple[str, Event]]) -> None:
+        events = [event for key, event in changes if self._start <= key < self._end]
+        if not events:
+            return
+        etcd, rng, odds = self._etcd, self._etcd.rng, self._etcd.odds
+        delay = rng.uniform(0.001, 0.006) + etcd.members[self.member].behind
+        fate = rng.random()
+        if fate < odds.event_lost:
+            etcd.fault("watch event lost", self.machine.name)
+            return
+        fate -= odds.event_lost
+        if fate < odds.event_late:
+            etcd.fault("watch event late", self.machine.name)
+            delay += rng.uniform(0.5, 9.0)
+        fate -= odds.event_late
+        answer = WatchAnswer(etcd.header(self.member), events)
+        # A stream keeps its order; only what it repeats comes out of it.
+        self._last = max(self._last, etcd.loop.now + delay)
+        etcd.at(self._last, self._deliver, answer)
+        if 0 <= fate < odds.event_twice:
+            etcd.fault("watch event twice", self.machine.name)
+            etcd.later(delay + rng.uniform(0.0, 2.0), self._deliver, answer)
+        elif odds.event_twice <= fate < odds.event_twice + odds.watch_broken:
+            etcd.fault("watch broken", self.machine.name)
+            etcd.later(rng.uniform(0.0, 0.5), self.fail, failure(grpc.StatusCode.UNAVAILABLE, "stream reset"))
+
+    def _deliver(self, answer: WatchAnswer) -> None:
+        etcd = self._etcd
+        if self._over:
+            return
+        opens = etcd.opens(self.machine.name, self.member)
+        if opens > etcd.loop.now:
+            if opens != NEVER:
+                self._last = max(self._last, opens + 0.01)
+                etcd.at(self._last, self._deliver, answer)
+            return
+        self._push(answer)
+
+    def _push(self, answer: WatchAnswer | BaseException) -> None:
+        if self._over:
+            return
+        self._answers.append(answer)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+@dataclass
+class _KeepAlive:
+    """One keep-alive stream, for one question."""
+
+    etcd: Etcd
+    machine: Machine
+    member: str
+    timeout: float
+    answer: asyncio.Future[Any] = field(init=False)
+
+    async def write(self, request: Any) -> None:
+        self.answer = self.etcd.call(
+            self.machine,
+            self.member,
+            lambda: self.etcd.keep_alive(self.member, request.ID),
+            self.timeout,
+            "lease",
+        )
+
+    async def read(self) -> Any:
+        return await self.answer
+
+    def cancel(self) -> None:
+        self.answer.cancel()

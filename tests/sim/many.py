@@ -1,0 +1,64 @@
+"""Many runs, in processes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from multiprocessing import get_context
+
+from tests.sim.faults import BY_CHANCE
+from tests.sim.mutants import MUTANTS, mutated
+from tests.sim.run import simulator
+from tests.sim.world import Outcome
+
+CHUNK = 10
+
+
+def chunk(seeds: range, seconds: float, mutant: str) -> list[Outcome]:
+    """Several runs, in a process of its own. Stops at one that fails."""
+    outcomes = []
+    focus = MUTANTS[mutant].focus if mutant else BY_CHANCE
+    with simulator() as sim, mutated(MUTANTS[mutant]) if mutant else nullcontext():
+        for seed in seeds:
+            outcomes.append(replace(sim.run(seed, seconds, focus), story=[]))
+            if outcomes[-1].broken:
+                break
+    return outcomes
+
+
+def one(seed: int, seconds: float, mutant: str) -> Outcome:
+    """A run with the agents' logs in its story."""
+    focus = MUTANTS[mutant].focus if mutant else BY_CHANCE
+    with simulator() as sim, mutated(MUTANTS[mutant]) if mutant else nullcontext():
+        return sim.run(seed, seconds, focus, logs=True)
+
+
+def many(seeds: range, seconds: float, mutant: str, jobs: int) -> Iterator[Outcome]:
+    chunks = [seeds[n : n + CHUNK] for n in range(0, len(seeds), CHUNK)]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        waiting = [pool.submit(chunk, part, seconds, mutant) for part in chunks]
+        for future in waiting:
+            outcomes = future.result()
+            yield from outcomes
+            if any(outcome.broken for outcome in outcomes):
+                for other in waiting:
+                    other.cancel()
+                return
+
+
+def hunt(mutant: str, seeds: range, seconds: float) -> Outcome | None:
+    """The first run in which the lack of this rule matters."""
+    with simulator() as sim, mutated(MUTANTS[mutant]):
+        for seed in seeds:
+            if (outcome := sim.run(seed, seconds, MUTANTS[mutant].focus)).broken:
+                return replace(outcome, story=[])
+    return None
+
+
+def hunts(names: Sequence[str], seeds: range, seconds: float, jobs: int) -> Iterator[tuple[str, Outcome | None]]:
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        waiting = [(name, pool.submit(hunt, name, seeds, seconds)) for name in names]
+        for name, future in waiting:
+            yield name, future.result()

@@ -1,0 +1,354 @@
+"""Known-bad variants of the protocol: each lacks one rule, and the simulation must find a run in which that matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from drover.agent import app, plan, situation, worker
+from drover.agent.guard.page import Page
+from drover.agent.situation import Situation
+from drover.agent.steps import Publish
+from drover.coordinator import join, view
+from drover.coordinator.member import Member
+from drover.coordinator.protocol import observer, ownership, session
+from drover.coordinator.protocol.clock import Instant
+from drover.coordinator.protocol.dataset import Cluster, Dataset
+from drover.coordinator.records import Evidence, Fence, Holder, State, Tenure
+from drover.coordinator.timings import Timings
+from drover.coordinator.txn import Compare, ModRevision, Put, Txn, absent
+from tests.model.store import ModelCluster
+from tests.sim import etcd
+from tests.sim.faults import BY_CHANCE, Focus
+
+Patch = tuple[object, str, object]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """lacks: the rule, in a few words. patches: made when asked for, so that they wrap what is there then. focus: what
+    makes the rule matter."""
+
+    lacks: str
+    patches: Callable[[], Sequence[Patch]]
+    focus: Focus = BY_CHANCE
+
+
+@contextmanager
+def mutated(mutant: Mutant) -> Iterator[None]:
+    """The product lacks that rule meanwhile."""
+    made = [patch.object(target, name, new) for target, name, new in mutant.patches()]
+    for one in made:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in reversed(made):
+            one.stop()
+
+
+def _short_wait() -> Sequence[Patch]:
+    return [(observer, "required_wait", lambda d_hard: 0.5 * d_hard)]
+
+
+def _from_answer() -> Sequence[Patch]:
+    confirmed = session._confirmed
+
+    def late(state: Any, counter: int, revision: int, now: Instant, timings: Timings) -> Any:
+        pending = tuple(replace(a, sent=now) if a.counter == counter else a for a in state.pending)
+        return confirmed(replace(state, pending=pending), counter, revision, now, timings)
+
+    return [(session, "_confirmed", late)]
+
+
+def _lease_is_death() -> Sequence[Patch]:
+    make = view.View._make_cluster
+    revisions = view.View.fence_revisions
+
+    def presumed(self: view.View) -> Cluster:
+        cluster = make(self)
+        holders = {h for t in self.tenures() for h in (t.holder, *t.unfenced)}
+        gone = {h for h in holders if h.node not in cluster.nodes and h.incarnation not in cluster.fences}
+        dead = {h.incarnation: Fence(node=h.node, by="", evidence=Evidence.OPERATOR) for h in gone}
+        return replace(cluster, fences={**dead, **cluster.fences})
+
+    def all_revisions(self: view.View) -> dict[str, int]:
+        return dict.fromkeys(self.cluster.fences, 0) | revisions(self)
+
+    return [(view.View, "_make_cluster", presumed), (view.View, "fence_revisions", all_revisions)]
+
+
+def _compares_epochs() -> Sequence[Patch]:
+    def holds(self: etcd.Truth, compare: Compare) -> bool:
+        so = ModelCluster._holds(self, compare)
+        if so or not isinstance(compare, ModRevision) or "/owners/" not in compare.key or not compare.revision:
+            return so
+        now = self._entries.get(compare.key)
+        then = next((c.entry for c in self._history if (c.key, c.revision) == (compare.key, compare.revision)), None)
+        if now is None or then is None:
+            return False
+        a, b = Tenure.decode(now.value), Tenure.decode(then.value)
+        return (a.epoch, a.incarnation) == (b.epoch, b.incarnation)
+
+    return [(etcd.Truth, "_holds", holds), *_handover_of_any_wish()]
+
+
+def _no_touch() -> Sequence[Patch]:
+    fate = Member._fate
+
+    async def read_only(self: Member, txn: str, d: Dataset) -> bool | None:
+        entry = await self.store.get(self.keys.owner(d.name))
+        if entry is not None and entry.mod_revision == d.tenure_revision:
+            return False
+        return await fate(self, txn, d)
+
+    return [(Member, "_fate", read_only), *_handover_of_any_wish()]
+
+
+def _handover_of_any_wish() -> Sequence[Patch]:
+    """No rule by itself: a handover that does not compare `desired`, which catches most of what a touch is for."""
+    handover = ownership.handover
+
+    def blind(*args: Any, **kwargs: Any) -> Txn:
+        txn = handover(*args, **kwargs)
+        return replace(txn, compare=tuple(c for c in txn.compare if "/desired/" not in c.key))
+
+    return [(ownership, "handover", blind)]
+
+
+def _no_life() -> Sequence[Patch]:
+    real = plan.plan
+
+    def forgetful(s: Situation) -> plan.Plan:
+        return real(replace(s, life=0))
+
+    return [(worker, "plan", forgetful), *_handover_of_any_wish()]
+
+
+def _early_mount() -> Sequence[Patch]:
+    bring_up, assigned = plan._bring_up, plan._assigned
+
+    def early(s: Situation, d: Dataset) -> tuple[Any, ...]:
+        if d.tenure is not None and d.tenure.born and d.tenure.state is State.ASSIGNED and s.here.get(d.name):
+            return (*assigned(s, d), Publish(d.name))
+        return assigned(s, d)
+
+    return [(plan, "_assigned", early), (plan, "_bring_up", bring_up)]
+
+
+def _no_gate() -> Sequence[Patch]:
+    """A helper does not ask whether the gate is still open."""
+    return [(Page, "admits", lambda self, round_, now: True)]
+
+
+def _silence_clears() -> Sequence[Patch]:
+    def always(holder: Holder, d: Dataset, fence: Fence | None) -> bool:
+        return fence is not None
+
+    return [(situation, "may_clear", always)]
+
+
+def _forgets_unfenced() -> Sequence[Patch]:
+    """A handover does not carry `unfenced` on, and a holder that is not done with it may hand over."""
+    handover = ownership.handover
+
+    def forgetful(*args: Any, **kwargs: Any) -> Txn:
+        txn = handover(*args, **kwargs)
+        then = []
+        for op in txn.then:
+            if isinstance(op, Put) and "/owners/" in op.key:
+                op = replace(op, value=Tenure.decode(op.value).model_copy(update={"unfenced": ()}).encode())
+            then.append(op)
+        return replace(txn, then=tuple(then))
+
+    return [(ownership, "handover", forgetful)]
+
+
+def _claim_drops() -> Sequence[Patch]:
+    """A claim does not note the old holder in `unfenced`."""
+    claimed = ownership._claimed
+
+    def clean(*args: Any) -> Tenure:
+        return claimed(*args).model_copy(update={"unfenced": ()})
+
+    return [(ownership, "_claimed", clean)]
+
+
+def _fence_blind() -> Sequence[Patch]:
+    """A fence does not compare the heartbeat's revision."""
+
+    def blind(seat: ownership.Seat, node: str, heartbeat: Any, revision: int, record: Any) -> Txn:
+        key = seat.keys.fence(heartbeat.incarnation)
+        return Txn((absent(key), absent(seat.keys.fence(seat.incarnation))), (Put(key, record.encode()),))
+
+    return [(ownership, "fence", blind)]
+
+
+def _own_fence() -> Sequence[Patch]:
+    """Transactions do not compare that their sender is not fenced."""
+
+    def without(seat: ownership.Seat, compare: Sequence[Compare], then: Sequence[Any]) -> Txn:
+        return Txn(tuple(compare), tuple(then))
+
+    return [(ownership, "_txn", without)]
+
+
+def _reput_blind() -> Sequence[Patch]:
+    """A lease record is put back without comparing the tenure."""
+
+    def blind(seat: ownership.Seat, d: Dataset) -> Txn:
+        txn = reput(seat, d)
+        return replace(txn, compare=(absent(seat.keys.fence(seat.incarnation)),))
+
+    reput = ownership.reput
+    return [(ownership, "reput", blind)]
+
+
+def _unverified_ladder() -> Sequence[Patch]:
+    """What the ladder has left is not asked for: the gate opens, and the node joins, all the same."""
+
+    async def nothing(self: app.Agent, guard: Any) -> list[str]:
+        return []
+
+    return [(app.Agent, "_stopped", nothing)]
+
+
+def _same_boot() -> Sequence[Patch]:
+    """A new incarnation in the same boot fences its predecessor before that is stopped."""
+
+    async def at_once(self: join.Joining, before: Any) -> None:
+        return None
+
+    return [(join.Joining, "_clear_this_boot", at_once)]
+
+
+def _unsteady() -> Sequence[Patch]:
+    """An observer fences though its own heartbeats were not answered."""
+    return [(Member, "steady", lambda self: True)]
+
+
+def _answers_nothing() -> Sequence[Patch]:
+    """A tenure does not note which `desired` it has acted on."""
+    return [(Dataset, "answered", property(lambda self: False))]
+
+
+def _answers_value() -> Sequence[Patch]:
+    """What a tenure has answered is told by the node's name, not by the request."""
+    return [(Dataset, "answered", property(lambda self: self.tenure is not None))]
+
+
+def _destroys_what_looks_deleted() -> Sequence[Patch]:
+    """Whether a spec is gone is not asked of etcd itself before its data is destroyed."""
+
+    async def believed(self: Member, d: Dataset) -> bool:
+        return True
+
+    return [(Member, "condemn", believed)]
+
+
+def _epoch_restarts() -> Sequence[Patch]:
+    """A new dataset under an old name starts with epoch 1 again."""
+    claimed = ownership._claimed
+
+    def again(seat: ownership.Seat, d: Dataset, *rest: Any) -> Tenure:
+        made = claimed(seat, d, *rest)
+        return made if d.kept else made.model_copy(update={"epoch": 1})
+
+    return [(ownership, "_claimed", again)]
+
+
+def _destroys_unasked() -> Sequence[Patch]:
+    """A claim does not copy what the spec says of the data, and takes it for doomed."""
+    claimed = ownership._claimed
+
+    def doomed(*args: Any) -> Tenure:
+        return claimed(*args).model_copy(update={"reclaim": "delete"})
+
+    return [(ownership, "_claimed", doomed), (ownership, "stale_copy", lambda d, here: False)]
+
+
+def _observer_of_absent() -> Sequence[Patch]:
+    """Nobody watches a node that is not here."""
+
+    def present(me: str, cluster: Cluster, tenures: Any, begun: Any) -> dict[str, str]:
+        return dict(whom(me, cluster, (), begun))
+
+    whom = observer.whom
+    return [(observer, "whom", present)]
+
+
+MUTANTS: dict[str, Mutant] = {
+    "short wait": Mutant("W is longer than D_hard", _short_wait),
+    "from the answer": Mutant("a deadline counts from before the heartbeat was sent", _from_answer),
+    "lease is death": Mutant("only a fence says that a holder is dead", _lease_is_death),
+    "compares epochs": Mutant(
+        "a transaction compares revisions",
+        _compares_epochs,
+        Focus(("changes_mind", "agent_restart", "move"), {"late_commit": 0.3}),
+    ),
+    "no touch": Mutant(
+        "an unanswered transaction is settled by a touch",
+        _no_touch,
+        Focus(("changes_mind", "cut_off", "lease_revoked_early"), {"late_commit": 0.3}),
+    ),
+    "no touch after a restart": Mutant(
+        "a fresh agent touches what it finds its own",
+        _no_life,
+        Focus(("changes_mind", "agent_restart"), {"late_commit": 0.3}),
+    ),
+    "early mount": Mutant("active before any write", _early_mount),
+    "no gate": Mutant(
+        "a helper asks the gate inside its cgroup",
+        _no_gate,
+        Focus(("agent_stopped", "cut_off", "move", "move"), {"starts_late": 0.5}),
+    ),
+    "silence clears": Mutant(
+        "silence clears only where a reset was armed", _silence_clears, Focus(("both_stopped", "storage_hangs"))
+    ),
+    "claim drops the holder": Mutant("a claim notes the old holder in unfenced", _claim_drops),
+    "handover forgets": Mutant(
+        "every transaction carries unfenced on", _forgets_unfenced, Focus(("both_stopped", "both_stopped", "move"))
+    ),
+    "blind fence": Mutant(
+        "a fence compares the heartbeat", _fence_blind, Focus(("member_lags", "move"), {"event_late": 0.2})
+    ),
+    "no own fence": Mutant(
+        "every transaction compares its sender's fence",
+        _own_fence,
+        Focus(("cut_off", "agent_stopped", "move"), {"late_commit": 0.4}),
+    ),
+    "blind re-put": Mutant(
+        "a lease record is put back only under the same tenure",
+        _reput_blind,
+        Focus(("lease_revoked_early", "move"), {"late_commit": 0.3}),
+    ),
+    "unverified ladder": Mutant(
+        "the gate opens once it is verified that nothing writes",
+        _unverified_ladder,
+        Focus(("storage_hangs", "cut_off")),
+    ),
+    "same boot": Mutant(
+        "a predecessor in the same boot is stopped before it is fenced",
+        _same_boot,
+        Focus(("cut_off", "agent_restart", "both_stopped")),
+    ),
+    "unsteady observer": Mutant("only who is heard calls others silent", _unsteady, Focus(("outage", "move"))),
+    "answers nothing": Mutant("a tenure notes which desired it has acted on", _answers_nothing),
+    "answers for good": Mutant("only a newer desired moves a dataset, but that does", _answers_value),
+    "epoch restarts": Mutant("a tenure outlives its spec", _epoch_restarts, Focus(("spec_deleted", "move"))),
+    "destroys unasked": Mutant(
+        "only what was asked for is destroyed", _destroys_unasked, Focus(("spec_deleted", "move"))
+    ),
+    "destroys what looks deleted": Mutant(
+        "etcd itself is asked whether a spec is gone",
+        _destroys_what_looks_deleted,
+        Focus(("spec_deleted", "move", "watches_break"), {"event_late": 0.1, "event_lost": 0.05}),
+    ),
+    "absent unwatched": Mutant("who is absent is watched by all, while a tenure names it", _observer_of_absent),
+}
+
+QUICK = ("short wait", "early mount", "lease is death", "same boot", "silence clears", "epoch restarts")
+"""Those that are found within a few runs: `make test` looks for them."""

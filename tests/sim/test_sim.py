@@ -1,0 +1,39 @@
+"""Whole agents, under everything that may go wrong: the promises hold, and the simulation would find it if not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+RUNS = 100
+"""Of `make test`; `make sim` has more."""
+
+
+def sim(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m tests.sim`: in a process of its own, since it puts other clocks in the product's place."""
+    command = [sys.executable, "-m", "tests.sim", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.mark.timeout(300)
+def test_every_promise_holds_under_all_faults() -> None:
+    run = sim("--seeds", str(RUNS), "--jobs", "2")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert f"{RUNS} runs" in run.stdout
+
+
+@pytest.mark.timeout(300)
+def test_a_protocol_that_lacks_a_rule_is_found_out() -> None:
+    run = sim("--mutants", "quick", "--seeds", "40", "--jobs", "2")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.timeout(300)
+def test_a_seed_is_the_same_run_every_time_and_a_broken_promise_is_told_as_a_story() -> None:
+    one, other = (sim("--mutant", "short wait", "--seed", "0", "--lines", "100000") for _ in range(2))
+    assert one.returncode == 1
+    assert one.stdout == other.stdout
+    assert "CHECK" in one.stdout
+    assert "agent starts" in one.stdout

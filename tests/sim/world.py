@@ -1,0 +1,275 @@
+"""One run: three machines with their agents, etcd, storage, users, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drover.coordinator.keys import Keys
+from drover.coordinator.records import DatasetSpec, State, WorkloadSpec
+from drover.coordinator.timings import PROFILES
+from drover.coordinator.txn import Delete, Put, Txn
+from tests.sim.checks import Checks
+from tests.sim.etcd import MEMBERS, Etcd, Odds
+from tests.sim.loop import VirtualLoop, alone
+from tests.sim.machine import Machine, MachineProcess
+from tests.sim.storage import BLOCK, SHARED, Slowness, Storage
+
+SIZE = 2**30
+
+
+@dataclass(frozen=True)
+class Line:
+    """at: true time, seconds."""
+
+    at: float
+    who: str
+    what: str
+
+
+@dataclass
+class Outcome:
+    """Of one run. settled: seconds from the end of all trouble until every dataset was active; None: never was.
+    states: how often each fault met each state. digest: of the whole trace."""
+
+    seed: int
+    broken: str
+    settled: float | None
+    faults: Counter[str]
+    states: Counter[tuple[str, str]]
+    digest: str
+    events: int
+    writes: int
+    story: list[Line] = field(default_factory=list)
+
+
+class World:
+    """seed: of everything. directory: for the files that agents leave on tmpfs."""
+
+    def __init__(self, seed: int, directory: Path) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.loop = VirtualLoop()  # type: ignore[abstract]
+        self.keys = Keys()
+        self.timings = PROFILES["default"]
+        self.endpoints = [f"http://{name}:2379" for name in MEMBERS]
+        self.story: list[Line] = []
+        self.faults: Counter[str] = Counter()
+        self.states: Counter[tuple[str, str]] = Counter()
+        self.broken = ""
+        self.doomed: set[str] = set()
+        self._digest = hashlib.blake2b(digest_size=8)
+        self._moves: dict[str, asyncio.Event] = {}
+        self.trouble = True
+        self.checks = Checks(self)
+        self.etcd = Etcd(self.loop, self.rng, self.checks.committed, lambda: None, self.fault)
+        self.storage = Storage(self)
+        rate, rng = self.rng.uniform, self.rng
+        self.machines = {
+            name: Machine(
+                self,
+                name,
+                armed,
+                (rate(0.93, 1.07), rate(0.995, 1.005)),
+                (rate(10, 1000), rate(10, 1000)),
+                directory,
+            )
+            for name, armed in (("a", True), ("b", True), ("c", rng.random() < 0.5))
+        }
+        self.datasets = ("d", "e", "f")
+        self.backends = {name: rng.choice((SHARED, SHARED, BLOCK)) for name in self.datasets}
+        self.grouped = rng.random() < 0.5
+        self.cooperative = False
+        self.wanted = {name: rng.choice(list(self.machines)) for name in self.datasets}
+        """Where each shall be in the end."""
+        if self.grouped:
+            self.backends["f"], self.wanted["f"] = self.backends["e"], self.wanted["e"]
+
+    # What is said.
+
+    def say(self, who: str, what: str) -> None:
+        self.story.append(Line(self.loop.now, who, what))
+        self._digest.update(f"{self.loop.now:.6f} {who} {what}\n".encode())
+
+    def fault(self, kind: str, who: str) -> None:
+        self.faults[kind] += 1
+        self.states[self.state(who), kind] += 1
+        self.say(who, f"FAULT {kind}")
+
+    def state(self, who: str) -> str:
+        """In what state a fault meets the protocol: how the node is, and how each dataset is from where it stands."""
+        machine = self.machines.get(who)
+        said = []
+        for tenure in self.checks.tenures.values():
+            at = "own" if tenure.node == who else "other's"
+            mounted = machine is not None and any(m.token.uid == tenure.uid for m in machine.mounts.values())
+            said.append(
+                f"{at} {tenure.state}{' uncut' if tenure.unfenced else ''}{' mounted' if mounted else ''}"
+                f"{' unborn' if not tenure.born else ''}"
+            )
+        return f"{machine.session if machine else 'etcd'}: {', '.join(sorted(said))}"
+
+    def breach(self, what: str) -> None:
+        if not self.broken:
+            self.broken = what
+            self.say("CHECK", what)
+
+    def check(self) -> None:
+        self.checks.writers()
+
+    # Time.
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        self.loop.call_later(seconds, call, context=alone())
+
+    def then(self, seconds: float, call: Callable[[], object]) -> None:
+        """After so long, if there is still trouble then."""
+
+        def now() -> None:
+            if self.trouble:
+                call()
+
+        self.after(seconds, now)
+
+    def run_for(self, seconds: float, enough: Callable[[], bool] = lambda: False) -> None:
+        self.loop.run_until(self.loop.now + seconds, lambda: bool(self.broken) or enough())
+
+    def guard_moves(self, machine: Machine) -> asyncio.Event:
+        return self._moves.setdefault(machine.name, asyncio.Event())
+
+    def guard_moved(self, machine: Machine) -> None:
+        self.guard_moves(machine).set()
+        if machine.agent is not None:
+            machine.agent.gate_has_moved()
+
+    def spawn(self, process: MachineProcess, main: Coroutine[Any, Any, None]) -> None:
+        """It must not end by an exception."""
+        task = self.loop.spawn(process, main)
+        task.add_done_callback(lambda done: self.ended(process, done))
+
+    def ended(self, process: MachineProcess, task: asyncio.Task[Any]) -> None:
+        if process.dead or task.cancelled() or self.broken:
+            return
+        if (error := task.exception()) is not None:
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            self.breach(f"{process.name} ended: {error!r}")
+
+    # Users.
+
+    def put(self, key: str, value: bytes) -> None:
+        self.etcd.truth.apply(Txn((), (Put(key, value),)))
+
+    def erase(self, key: str) -> None:
+        self.etcd.truth.apply(Txn((), (Delete(key),)))
+
+    def declare(self, name: str) -> None:
+        rng = self.rng
+        spec = DatasetSpec(
+            backend=self.backends[name],
+            size=SIZE,
+            failover="any",
+            reclaim=rng.choice(["retain", "delete"]),
+            fencing="cooperative" if self.cooperative else "hard",
+            group="g" if self.grouped and name != "d" else None,
+        )
+        self.put(self.keys.dataset(name), spec.encode())
+
+    def delete(self, name: str) -> None:
+        """Of a spec. What it says of the data now is what a user asks for."""
+        key = self.keys.dataset(name)
+        entry, tenure = self.etcd.truth.entry(key), self.checks.tenures.get(name)
+        if entry is None:
+            return
+        asked = DatasetSpec.decode(entry.value).reclaim == "delete"
+        if asked and tenure is not None and tenure.created == entry.create_revision:
+            self.doomed.add(tenure.uid)
+        self.say("user", f"deletes the spec of {name}")
+        self.erase(key)
+
+    def wish(self, name: str, to: str | None = None) -> None:
+        to = to or self.rng.choice([*self.machines, *self.machines, "nod-b"])
+        self.say("user", f"wants {name} on {to}")
+        self.put(self.keys.desired(name), to.encode())
+
+    def begin(self) -> None:
+        for name in self.datasets:
+            self.declare(name)
+            self.wish(name, self.rng.choice([*self.machines]))
+            if self.rng.random() < 0.7:
+                spec = WorkloadSpec(command=("writer",), datasets=(name,))
+                self.put(self.keys.workload(name), spec.encode())
+        for machine in self.machines.values():
+            self.after(self.rng.uniform(0.0, 1.0), machine.power_on)
+
+    # The end of all trouble.
+
+    def heal(self) -> None:
+        self.say("user", "all trouble ends")
+        self.trouble = False
+        etcd, loop = self.etcd, self.loop
+        etcd.odds, self.storage.slowness = Odds(), Slowness()
+        etcd.cut.clear()
+        etcd.slow.clear()
+        for state in etcd.members.values():
+            state.down = state.frozen = state.behind = 0.0
+            state.old_term = False
+        for machine in self.machines.values():
+            machine.unkillable = 0.0
+            for process in (machine.agent_process, machine.guard.process if machine.guard else None):
+                if process is not None:
+                    loop.go_on(process)
+            if not machine.up:
+                machine.power_on()
+            elif machine.agent_process is None:
+                machine.start_agent()
+        for name in self.datasets:
+            if etcd.truth.entry(self.keys.dataset(name)) is None:
+                self.declare(name)
+            asked = etcd.truth.entry(self.keys.desired(name))
+            if asked is None or asked.value.decode() not in self.machines:
+                self.wish(name, self.rng.choice(list(self.machines)))
+
+    def move(self) -> None:
+        """Each to where it shall be in the end, as `drover move` does: the same value put again is no new request."""
+        for name in self.datasets:
+            self.erase(self.keys.desired(name))
+            self.wish(name, self.wanted[name])
+
+    def all_live(self) -> bool:
+        known = {t.incarnation for t in self.checks.tenures.values() if t.held}
+        now = {m.agent.incarnation for m in self.machines.values() if m.agent is not None}
+        return known <= now and all(m.session == "live" for m in self.machines.values())
+
+    def misplaced(self) -> list[str]:
+        return [name for name in self.datasets if not self._served(name, self.wanted[name])]
+
+    def unserved(self) -> list[str]:
+        """Datasets that nobody has active and mounted."""
+        return [name for name in self.datasets if not self._served(name)]
+
+    def _served(self, name: str, at: str = "") -> bool:
+        tenure = self.checks.tenures.get(name)
+        if tenure is None or tenure.state is not State.ACTIVE or (at and tenure.node != at):
+            return False
+        mount = self.machines[tenure.node].mounts.get(name)
+        return mount is not None and mount.token.epoch == tenure.epoch
+
+    def outcome(self, settled: float | None) -> Outcome:
+        return Outcome(
+            self.seed,
+            self.broken,
+            settled,
+            self.faults,
+            self.states,
+            self._digest.hexdigest(),
+            self.loop.events,
+            self.checks.written,
+            self.story,
+        )
