@@ -350,5 +350,13 @@ MUTANTS: dict[str, Mutant] = {
     "absent unwatched": Mutant("who is absent is watched by all, while a tenure names it", _observer_of_absent),
 }
 
-QUICK = ("short wait", "early mount", "lease is death", "same boot", "silence clears", "epoch restarts")
+QUICK = (
+    "short wait",
+    "early mount",
+    "lease is death",
+    "silence clears",
+    "epoch restarts",
+    "destroys unasked",
+    "blind re-put",
+)
 """Those that are found within a few runs: `make test` looks for them."""
