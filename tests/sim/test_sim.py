@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-RUNS = 100
+RUNS = 60
 """Of `make test`; `make sim` has more."""
 
 
