@@ -28,7 +28,7 @@ chaos: setup
 unit: setup ; $(BIN)/pytest tests/unit -n 2
 model: setup ; $(BIN)/python -m tests.model.promela
 # One number repeats a run: python -m tests.sim --seed 7
-SEEDS ?= 2000
+SEEDS ?= 500
 sim: setup ; $(BIN)/python -m tests.sim --seeds $(SEEDS)
 lint: setup
 	$(BIN)/ruff check agent coordinator tests bench tools

@@ -39,7 +39,9 @@ TRY = 0.8
 _PAUSE = 0.1
 """Seconds between two tries where the first was refused at once."""
 _CATCH_UP = 10.0
-"""Seconds that the view may take to show what this node wrote, before the log says so."""
+"""Seconds that the view may take to show what this node wrote, before the log says so and it is doubted."""
+_REFUTED = 5
+"""So many transactions in a row whose compare failed: what they were decided on is doubted."""
 
 
 class NotLive(Exception):
@@ -102,6 +104,7 @@ class Member:
         """etcd's revision when the first heartbeat of this life of the agent was answered; 0 before. What an earlier
         life sent compares revisions up to this one: a tenure that has not moved since is touched before all else."""
         self._combiner = Combiner(store, self._check_live)
+        self._refuted = 0
         self._observers = Observers(self)
         self._housekeeping = Housekeeping(self, compacts)
 
@@ -324,9 +327,12 @@ class Member:
             raise NotLive("this node's session has lapsed")
 
     async def _shown(self, result: TxnResult) -> bool:
+        self._refuted = 0 if result.succeeded else self._refuted + 1
         if result.succeeded:
             await self._caught_up(result.revision)
         else:
+            if self._refuted % _REFUTED == 0:
+                self.view.doubt()
             # It was decided on an older picture than etcd's: the next decision waits for news, or for a moment.
             with contextlib.suppress(TimeoutError):
                 await self.view.reached(result.revision, _PAUSE)
@@ -339,6 +345,7 @@ class Member:
                 return await self.view.reached(revision, _CATCH_UP)
             except TimeoutError:
                 log.warning("etcd's watch lags by more than %.0f s", _CATCH_UP)
+                self.view.doubt()
                 if isinstance(self._state, Ended):
                     raise NotLive(self._state.detail) from None
 

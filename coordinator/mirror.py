@@ -56,6 +56,7 @@ class Mirror:
         self._ready = asyncio.Event()
         self._pause = _FIRST_PAUSE
         self._trouble: type[StoreError] | None = None
+        self._watching: asyncio.Timeout | None = None
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -72,14 +73,25 @@ class Mirror:
             try:
                 if not self._whole:
                     await self._list()
-                async with asyncio.timeout(self._audit * random.uniform(0.8, 1.2)):
-                    await self._follow()
+                await self._follow_until_audit()
             except (Compacted, TimeoutError):
                 self._whole = False
             except StoreError as error:
                 self._lost(error)
                 await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
                 self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    async def _follow_until_audit(self) -> None:
+        try:
+            async with asyncio.timeout(self._audit * random.uniform(0.8, 1.2)) as self._watching:
+                await self._follow()
+        finally:
+            self._watching = None
+
+    def doubt(self) -> None:
+        """What is shown was refuted by etcd: the audit is now."""
+        if self._watching is not None and not self._watching.expired():
+            self._watching.reschedule(asyncio.get_running_loop().time())
 
     async def _list(self) -> None:
         listing = await self._store.range(self._start, self._end)

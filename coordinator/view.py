@@ -89,6 +89,11 @@ class View:
     def connected(self) -> bool:
         return all(mirror.connected for mirror in self._mirrors)
 
+    def doubt(self) -> None:
+        """Etcd has refuted the picture, more than once: an event of a watch may be lost."""
+        for mirror in self._mirrors:
+            mirror.doubt()
+
     def subscribe(self, wake: Wake) -> None:
         self._wakes.append(wake)
 

@@ -274,6 +274,19 @@ async def test_an_event_that_etcd_lost_is_found_by_the_next_audit() -> None:
         assert mirror.told == [Change("/lost", lost.read["/lost"], lost.revision)]
 
 
+async def test_a_picture_that_is_doubted_is_audited_at_once() -> None:
+    store = Forgetful()
+    async with mirroring(Recorded(store, "/", "0")) as mirror:
+        mirror.doubt()
+        await until(lambda: mirror.connected)
+        store.apply(Txn((), (Put("/lost", b""), Put("/seen", b""))))
+        await until(lambda: "/seen" in mirror.entries)
+        assert "/lost" not in mirror.entries
+        mirror.doubt()
+        mirror.doubt()
+        await until(lambda: "/lost" in mirror.entries)
+
+
 async def test_an_answer_from_the_past_does_not_replace_what_is_known() -> None:
     store = ModelStore()
     for _ in range(5):
