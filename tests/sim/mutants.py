@@ -357,6 +357,5 @@ QUICK = (
     "silence clears",
     "epoch restarts",
     "destroys unasked",
-    "blind re-put",
 )
 """Those that are found within a few runs: `make test` looks for them."""
