@@ -45,6 +45,7 @@ class Machine:
 @dataclass(frozen=True)
 class Settings:
     """`playground.json`: what the user asked for. subnet: three bytes with dots. complete: `up` came to its end.
+    lived: an `up` ever did, so that there may be data.
 
     For tests: environment is added to that of every agent; etcd_port is where agents reach the etcd members, and can be
     that of a proxy in each member's network.
@@ -58,6 +59,7 @@ class Settings:
     etcd_fast: bool = False
     reset: bool = False
     complete: bool = False
+    lived: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     etcd_port: int = CLIENT_PORT
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,19 +44,27 @@ def up(
     _check_machine(layout)
     layout.directory.mkdir(parents=True, exist_ok=True)
     with locked(layout.directory):
-        asked = Settings(nodes, members, "", agents, timings, etcd_fast, reset)
+        asked = Settings(nodes, members, "", agents, timings, etcd_fast, reset, lived=False)
         settings = _settings(layout, asked)
         layout.save(settings)
         try:
             take_down(layout)
+            if not settings.lived:
+                _forget_etcd(layout, settings)
             settings = _subnet_and_switch(layout, settings)
             _machines(layout, settings, deadline)
         except BaseException:
             take_down(layout)
             raise
-        settings = replace(settings, complete=True)
+        settings = replace(settings, complete=True, lived=True)
         layout.save(settings)
     return settings
+
+
+def _forget_etcd(layout: Layout, settings: Settings) -> None:
+    """A member that was killed right after its first start may have a log without itself, and never answers again."""
+    for member in settings.etcd_machines():
+        shutil.rmtree(layout.home(member), ignore_errors=True)
 
 
 def is_up(layout: Layout, settings: Settings) -> bool:
@@ -86,7 +95,7 @@ def _settings(layout: Layout, asked: Settings) -> Settings:
                 f"the playground in {layout.directory} has data of {old.etcd} etcd members, not {asked.etcd}",
                 f"Give --etcd {old.etcd}, or delete it: drover playground down --delete {layout.directory}",
             )
-        return replace(asked, subnet=old.subnet, environment=old.environment, etcd_port=old.etcd_port)
+        return replace(asked, subnet=old.subnet, environment=old.environment, etcd_port=old.etcd_port, lived=old.lived)
     if any(layout.directory.iterdir()):
         raise NotPossible(
             f"{layout.directory} is not empty and not a playground", "Choose a directory that is empty or not there."
