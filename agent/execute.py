@@ -78,9 +78,9 @@ class Executor:
         the next look tells."""
         match step:
             case Touch(name):
-                await self.member.touch(unit[name])
+                await self.member.verbs.touch(unit[name])
             case TakeClaim(claim):
-                taken = await self.member.claim(claim, *_split(unit, claim.datasets))
+                taken = await self.member.verbs.claim(claim, *_split(unit, claim.datasets))
                 if taken and claim.evidence is not None:
                     log.warning("%s: %s", ", ".join(claim.datasets), claim.because)
                     for _ in claim.datasets:
@@ -99,16 +99,16 @@ class Executor:
                 backend, volume = self._at(unit[name])
                 await backend.grow(volume)
             case Refresh(name):
-                await self.member.refresh(unit[name])
+                await self.member.verbs.refresh(unit[name])
             case Reput(name):
-                await self.member.reput(unit[name])
+                await self.member.verbs.reput(unit[name])
             case StartWorkload(name):
                 await self._start(name)
             case StopWorkload(name):
                 await self._stop(name)
             case Unpublish(name, leaving):
                 if leaving:
-                    self.member.announce(name)
+                    self.member.verbs.announce(name)
                 await self.helpers.prepare(name)
                 self._down.setdefault(name, time.time())
                 backend, volume = self._at(unit[name])
@@ -117,7 +117,7 @@ class Executor:
                 await self._handover(*_split(unit, names), to, because)
             case Release(names, because):
                 self._check_free(names)
-                await self.member.release([unit[n] for n in names], because)
+                await self.member.verbs.release([unit[n] for n in names], because)
             case Destroy(name):
                 await self._destroy(unit[name])
 
@@ -136,7 +136,7 @@ class Executor:
         backend, volume = self._at(d)
         for holder in stopped:
             await backend.sever(volume, self._token(d), holder.node)
-        await self.member.cleared(d, stopped)
+        await self.member.verbs.cleared(d, stopped)
 
     async def _activate(self, d: Dataset) -> None:
         backend, volume = self._at(d)
@@ -145,7 +145,7 @@ class Executor:
         wrong = await (backend.reach(volume) if there else backend.health())
         if wrong is not None:
             raise Unreachable(wrong)
-        activated, _ = await asyncio.gather(self.member.activate(d), self.helpers.prepare(d.name))
+        activated, _ = await asyncio.gather(self.member.verbs.activate(d), self.helpers.prepare(d.name))
         if not activated:
             self.helpers.unprepare(d.name)
 
@@ -163,16 +163,16 @@ class Executor:
         log.error("%s: %s", ", ".join(d.name for d in datasets), because)
         self.telemetry.move_failed()
         if to is not None:
-            await self.member.handover(datasets, to, f"handed back: {because}", beside, refused=True)
+            await self.member.verbs.handover(datasets, to, f"handed back: {because}", beside, refused=True)
         else:
-            await self.member.release(datasets, because, refused=True)
+            await self.member.verbs.release(datasets, because, refused=True)
 
     async def _create(self, d: Dataset) -> None:
         backend, volume = self._at(d)
         if isinstance(d.spec, DatasetSpec) and (wrong := backend.limits.refuse(d.spec.size, d.spec.fs)):
             raise StorageError(wrong)
         object_ = await backend.create(volume, self._token(d))
-        await self.member.born(d, object_)
+        await self.member.verbs.born(d, object_)
 
     async def _publish(self, d: Dataset) -> None:
         backend, volume = self._at(d)
@@ -203,14 +203,14 @@ class Executor:
     async def _handover(self, datasets: list[Dataset], beside: list[Dataset], to: str, because: str) -> None:
         self._check_free(d.name for d in datasets)
         down = [at for d in datasets if (at := self._down.pop(d.name, None)) is not None]
-        await self.member.handover(datasets, to, because, beside, down=min(down, default=None))
+        await self.member.verbs.handover(datasets, to, because, beside, down=min(down, default=None))
 
     async def _destroy(self, d: Dataset) -> None:
         if d.tenure is None or d.tenure.state is not State.ACTIVE:
             return
         self._check_free([d.name])
-        if not await self.member.condemn(d):
+        if not await self.member.verbs.condemn(d):
             return
         backend, volume = self._at(d)
         await backend.destroy(volume, self._token(d))
-        await self.member.destroyed(self.member.view.dataset(d.name))
+        await self.member.verbs.destroyed(self.member.view.dataset(d.name))

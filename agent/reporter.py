@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from drover.coordinator.member import Member, NotLive
+from drover.coordinator.member import Member
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.records import Phase, Status, timestamp
 from drover.coordinator.store import StoreError
+from drover.coordinator.verbs import NotLive
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Reporter:
             self._unsure.discard(d.name)
             return True
         try:
-            await self._member.report(d, status)
+            await self._member.verbs.report(d, status)
             self._unsure.discard(d.name)
         except NotLive:
             return True

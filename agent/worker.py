@@ -16,11 +16,12 @@ from drover.agent.steps import AT_STORAGE, StartWorkload, Step, Unpublish
 from drover.agent.storage.base import Busy, StorageError
 from drover.agent.workloads.base import Absent, Condition, Exited, WorkloadError
 from drover.agent.workloads.restart import restarts
-from drover.coordinator.member import Member, NotLive
+from drover.coordinator.member import Member
 from drover.coordinator.protocol import placement
 from drover.coordinator.protocol.dataset import Cluster, Dataset
 from drover.coordinator.protocol.placement import Claim
 from drover.coordinator.store import StoreError
+from drover.coordinator.verbs import NotLive
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from drover.coordinator.protocol.history import TODO, gone_back
+from drover.coordinator.protocol.history import WHAT_TO_DO, gone_back
 from drover.coordinator.store import OtherEtcd, WentBack
 
 
@@ -30,7 +30,7 @@ class Known:
         found = format(header.cluster_id, "x")
         if self.cluster_id is not None and found != self.cluster_id:
             self._broken = OtherEtcd(
-                f"etcd at {address} has cluster id {found}, and {self.cluster_id} answered before: {TODO}"
+                f"etcd at {address} has cluster id {found}, and {self.cluster_id} answered before: {WHAT_TO_DO}"
             )
             raise self._broken
         self.cluster_id = found

@@ -7,29 +7,25 @@ etcd and is shown by the view; a verb whose fate is unknown is settled before it
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from drover.coordinator.clock import Clock, read_clock
-from drover.coordinator.combine import Combiner
 from drover.coordinator.housekeeping import Housekeeping
 from drover.coordinator.join import Joined, Saved
 from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.observers import Observers
 from drover.coordinator.protocol import history, observer, ownership, session
 from drover.coordinator.protocol.clock import Deadline, Instant
-from drover.coordinator.protocol.dataset import Dataset
-from drover.coordinator.protocol.placement import Claim
 from drover.coordinator.protocol.session import CloseGate, Ended, Live, OpenGate, Send
-from drover.coordinator.records import Heartbeat, Holder, InvalidRecord, NodeRecord, Status, Tenure, timestamp
+from drover.coordinator.records import Heartbeat, InvalidRecord, NodeRecord, timestamp
 from drover.coordinator.store import Denied, LeaseGone, NoSpace, Store, StoreError, Unanswered, Unavailable, WentBack
 from drover.coordinator.timings import MAX_PAUSE, Timings
-from drover.coordinator.txn import Compare, Entry, Put, Txn, TxnResult, absent, unchanged
+from drover.coordinator.txn import Compare, Entry, Put, Txn, absent, unchanged
+from drover.coordinator.verbs import NotLive, Verbs
 from drover.coordinator.view import View
 
 log = logging.getLogger(__name__)
@@ -38,14 +34,6 @@ TRY = 0.8
 """The time limit of one heartbeat, in intervals; the next try goes to another member."""
 _PAUSE = 0.1
 """Seconds between two tries where the first was refused at once."""
-_CATCH_UP = 10.0
-"""Seconds that the view may take to show what this node wrote, before the log says so and it is doubted."""
-_REFUTED = 5
-"""So many transactions in a row whose compare failed: what they were decided on is doubted."""
-
-
-class NotLive(Exception):
-    """The session has lapsed or ended: nothing was sent, or it is no matter any more what became of it."""
 
 
 class Lost(Exception):
@@ -103,8 +91,7 @@ class Member:
         self.life = 0
         """etcd's revision when the first heartbeat of this life of the agent was answered; 0 before. What an earlier
         life sent compares revisions up to this one: a tenure that has not moved since is touched before all else."""
-        self._combiner = Combiner(store, self._check_live)
-        self._refuted = 0
+        self.verbs = Verbs(store, self.view, self.seat, self._check_live, self._check_joined)
         self._observers = Observers(self)
         self._housekeeping = Housekeeping(self, compacts)
 
@@ -312,156 +299,12 @@ class Member:
         compare: list[Compare] = [unchanged(key, entry), absent(self.keys.fence(self.incarnation))]
         await self.store.txn(Txn(tuple(compare), (Put(key, record.encode(), self.lease),)))
 
-    # Verbs.
-
-    async def _commit(self, txn: Txn) -> bool:
-        """Whether it committed. Raises NotLive, Unanswered (not settled), Unavailable, NoSpace, Denied."""
-        try:
-            result = await self._combiner.txn(txn)
-        except LeaseGone:
-            return False
-        return await self._shown(result)
+    # What the verbs ask.
 
     def _check_live(self) -> None:
         if not self.live:
             raise NotLive("this node's session has lapsed")
 
-    async def _shown(self, result: TxnResult) -> bool:
-        self._refuted = 0 if result.succeeded else self._refuted + 1
-        if result.succeeded:
-            await self._caught_up(result.revision)
-        else:
-            if self._refuted % _REFUTED == 0:
-                self.view.doubt()
-            # It was decided on an older picture than etcd's: the next decision waits for news, or for a moment.
-            with contextlib.suppress(TimeoutError):
-                await self.view.reached(result.revision, _PAUSE)
-        return result.succeeded
-
-    async def _caught_up(self, revision: int) -> None:
-        """Until the view shows what is at `revision`: planning on an older picture would undo what was just done."""
-        while True:
-            try:
-                return await self.view.reached(revision, _CATCH_UP)
-            except TimeoutError:
-                log.warning("etcd's watch lags by more than %.0f s", _CATCH_UP)
-                self.view.doubt()
-                if isinstance(self._state, Ended):
-                    raise NotLive(self._state.detail) from None
-
-    async def _settled(self, seat: ownership.Seat, datasets: Sequence[Dataset], txn: Txn) -> bool:
-        """Commit, and where no answer comes, find out what became of it: True or False are final.
-
-        An unanswered transaction may commit later, after a read that does not show it. Touching one of the tenures that
-        it compares makes that impossible; if the touch does not commit, something else did, perhaps it.
-        """
-        for d in datasets:
-            self._combiner.arrived(d.name)
-        try:
-            return await self._commit(txn)
-        except (Unanswered, Unavailable) as error:
-            log.warning("%s: settling what became of it (%s)", ", ".join(d.name for d in datasets), error)
-        while not isinstance(self._state, Ended):
-            try:
-                fate = await self._fate(seat.txn, datasets[0])
-            except (Unanswered, Unavailable, NoSpace):
-                await asyncio.sleep(_PAUSE)
-                continue
-            if fate is not None:
-                return fate
-        raise NotLive(self._state.detail)
-
-    async def _fate(self, txn: str, d: Dataset) -> bool | None:
-        """Whether the transaction with this id committed; None: not known yet. Raises StoreError."""
-        entry = await self.store.get(self.keys.owner(d.name))
-        if entry is not None and entry.mod_revision == d.tenure_revision:
-            result = await self.store.txn(ownership.touch(self.seat(), d))
-            return False if await self._shown(result) else None
-        if entry is None:
-            return False
-        await self._caught_up(entry.mod_revision)
-        try:
-            now = Tenure.decode(entry.value)
-        except InvalidRecord:
-            return False
-        if now.txn == txn:
-            return True
-        # Others have gone on from there. What I held and do not hold any more, I gave away: or I was fenced.
-        if now.held and d.tenure is not None and (now.holder, now.epoch) == (d.tenure.holder, d.tenure.epoch):
-            return False
-        if await self.store.get(self.keys.fence(self.incarnation)) is not None:
-            raise NotLive(f"incarnation {self.incarnation} has been fenced")
-        return True
-
-    async def claim(self, claim: Claim, datasets: Sequence[Dataset], beside: Sequence[Dataset]) -> bool:
-        """beside: the others of the unit. Nothing relies on a claim's having failed, so an unanswered one needs no
-        settling: the view tells."""
-        uids = {d.name: secrets.token_hex(16) for d in datasets}
-        txn = ownership.claim(
-            self.seat(),
-            datasets,
-            self.view.cluster,
-            uids,
-            claim.because,
-            claim.evidence,
-            self.view.fence_revisions(),
-            beside,
-        )
-        return await self._commit(txn)
-
-    async def activate(self, d: Dataset) -> bool:
-        return await self._commit(ownership.activate(self.seat(), d))
-
-    async def cleared(self, d: Dataset, stopped: Sequence[Holder]) -> bool:
-        return await self._commit(ownership.cleared(self.seat(), d, stopped))
-
-    async def born(self, d: Dataset, object_: str) -> bool:
-        return await self._commit(ownership.born(self.seat(), d, object_))
-
-    async def refresh(self, d: Dataset) -> bool:
-        return await self._commit(ownership.refresh(self.seat(), d))
-
-    async def condemn(self, d: Dataset) -> bool:
-        """Whether its data may be destroyed: asked of etcd, not of the view."""
-        return await self._commit(ownership.condemn(self.seat(), d))
-
-    async def destroyed(self, d: Dataset) -> bool:
-        return await self._commit(ownership.destroyed(self.seat(), d))
-
-    async def reput(self, d: Dataset) -> bool:
-        return await self._commit(ownership.reput(self.seat(), d))
-
-    async def report(self, d: Dataset, status: Status) -> bool:
-        """status/<d>. A lost one is written again by whoever looks next."""
-        return await self._commit(ownership.report(self.seat(), d, status))
-
-    def announce(self, dataset: str) -> None:
-        """Its handover or release is to come: those that are ready wait a moment for it, to go in one transaction."""
-        self._combiner.announce(dataset)
-
-    async def handover(
-        self,
-        datasets: Sequence[Dataset],
-        to: str,
-        because: str,
-        beside: Sequence[Dataset],
-        refused: bool = False,
-        down: float | None = None,
-    ) -> bool:
-        """Settled: False means that it has not happened and never will. beside: the others of the unit. down: Unix time
-        when their use was stopped."""
-        target = self.view.cluster.nodes.get(to)
-        if target is None:
-            return False
-        seat = self.seat()
-        txn = ownership.handover(seat, datasets, to, target, because, refused, down, beside)
-        return await self._settled(seat, datasets, txn)
-
-    async def release(self, datasets: Sequence[Dataset], because: str, refused: bool = False) -> bool:
-        """Settled, as handover."""
-        seat = self.seat()
-        return await self._settled(seat, datasets, ownership.release(seat, datasets, because, refused))
-
-    async def touch(self, d: Dataset) -> bool:
-        """Nothing that an earlier life of this agent sent about `d` can commit any more. False: it has changed."""
-        return await self._commit(ownership.touch(self.seat(), d))
+    def _check_joined(self) -> None:
+        if isinstance(self._state, Ended):
+            raise NotLive(self._state.detail)

@@ -16,7 +16,7 @@ UNDER_RECOVERY = ""
 
 _NEVER = 1 << 62
 
-TODO = (
+WHAT_TO_DO = (
     "nothing is written to it, and nothing here writes. If it was restored from a backup, or is a copy to go on with: "
     "drover recover. If it is the wrong etcd: set etcd.endpoints right and restart this agent"
 )
@@ -48,26 +48,26 @@ def recovered(mark: Mark, cluster: Cluster) -> bool:
 def trouble(mark: Mark | None, cluster: Cluster | None, etcd: str) -> str:
     """Why this etcd cannot be gone on with, as far as records tell; "" where it can. etcd: its own cluster id."""
     if cluster is None:
-        return f"etcd has lost the record of this cluster: {TODO}" if mark else ""
+        return f"etcd has lost the record of this cluster: {WHAT_TO_DO}" if mark else ""
     if cluster.etcd == UNDER_RECOVERY:
         return "a recovery of this cluster is under way, or was broken off: finish it with drover recover"
     if cluster.etcd != etcd:
         return (
             f"this etcd has cluster id {etcd}, but this cluster began on {cluster.etcd}: it was restored from a backup "
-            f"or copied: {TODO}"
+            f"or copied: {WHAT_TO_DO}"
         )
     if mark is None or recovered(mark, cluster):
         return ""
     if mark.cluster != cluster.id:
-        return f"this etcd holds cluster {cluster.id}, but this node belongs to {mark.cluster}: {TODO}"
+        return f"this etcd holds cluster {cluster.id}, but this node belongs to {mark.cluster}: {WHAT_TO_DO}"
     if mark.history != newest(cluster):
-        return f"etcd has gone back to before a recovery: {TODO}"
+        return f"etcd has gone back to before a recovery: {WHAT_TO_DO}"
     return mark.broken
 
 
 def gone_back(now: int, seen: int) -> str:
     """The text for an etcd whose revision is lower than one that was seen."""
-    return f"etcd has gone back: it is at revision {now}, and had reached {seen}: {TODO}"
+    return f"etcd has gone back: it is at revision {now}, and had reached {seen}: {WHAT_TO_DO}"
 
 
 def witness(key: str) -> Txn:

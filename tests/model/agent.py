@@ -351,7 +351,7 @@ class Agent:
         self.send(txn, heard)
 
     def _go_on(self, job: Job) -> None:
-        """`Member._commit`, and where no answer came `Member._settled`."""
+        """`Verbs._commit`, and where no answer came `Verbs._settled`."""
         if job.shown is not None:
             job.done = self.picture.seen >= job.shown
             return

@@ -20,6 +20,7 @@ from drover.coordinator.protocol.dataset import Cluster, Dataset
 from drover.coordinator.records import Evidence, Fence, Holder, State, Tenure
 from drover.coordinator.timings import Timings
 from drover.coordinator.txn import Compare, ModRevision, Put, Txn, absent
+from drover.coordinator.verbs import Verbs
 from tests.model.store import ModelCluster
 from tests.sim import etcd
 from tests.sim.faults import BY_CHANCE, Focus
@@ -97,15 +98,15 @@ def _compares_epochs() -> Sequence[Patch]:
 
 
 def _no_touch() -> Sequence[Patch]:
-    fate = Member._fate
+    fate = Verbs._fate
 
-    async def read_only(self: Member, txn: str, d: Dataset) -> bool | None:
-        entry = await self.store.get(self.keys.owner(d.name))
+    async def read_only(self: Verbs, sent: ownership.Seat, d: Dataset) -> bool | None:
+        entry = await self._store.get(sent.keys.owner(d.name))
         if entry is not None and entry.mod_revision == d.tenure_revision:
             return False
-        return await fate(self, txn, d)
+        return await fate(self, sent, d)
 
-    return [(Member, "_fate", read_only), *_handover_of_any_wish()]
+    return [(Verbs, "_fate", read_only), *_handover_of_any_wish()]
 
 
 def _handover_of_any_wish() -> Sequence[Patch]:

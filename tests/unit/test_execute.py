@@ -23,6 +23,7 @@ from tests.unit.making import BACKEND, dataset, tenure
 class _Member:
     def __init__(self) -> None:
         self.activated: list[str] = []
+        self.verbs = self
 
     async def activate(self, d: Dataset) -> bool:
         self.activated.append(d.name)

@@ -21,7 +21,7 @@ class Etcd:
     """The member and its view: keeps every status that was written."""
 
     def __init__(self) -> None:
-        self.view = self
+        self.view = self.verbs = self
         self.written: list[Status] = []
         self.shown: dict[str, Status] = {}
         self.full = False

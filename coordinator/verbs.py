@@ -1,0 +1,197 @@
+"""What a node does about datasets: each verb is one transaction, and what it answers is final or said to be open."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+
+from drover.coordinator.combine import Combiner
+from drover.coordinator.protocol import ownership
+from drover.coordinator.protocol.dataset import Dataset
+from drover.coordinator.protocol.ownership import Seat
+from drover.coordinator.protocol.placement import Claim
+from drover.coordinator.records import Holder, InvalidRecord, Status, Tenure
+from drover.coordinator.store import LeaseGone, NoSpace, Store, Unanswered, Unavailable
+from drover.coordinator.txn import Txn, TxnResult
+from drover.coordinator.view import View
+
+log = logging.getLogger(__name__)
+
+_PAUSE = 0.1
+"""Seconds between two tries where the first was refused at once."""
+_CATCH_UP = 10.0
+"""Seconds that the view may take to show what this node wrote, before the log says so and it is doubted."""
+_REFUTED = 5
+"""So many transactions in a row whose compare failed: what they were decided on is doubted."""
+
+
+class NotLive(Exception):
+    """The session has lapsed or ended: nothing was sent, or it is no matter any more what became of it."""
+
+
+class Verbs:
+    """All raise NotLive, and StoreError where nothing else is said; False: etcd said no."""
+
+    def __init__(
+        self,
+        store: Store,
+        view: View,
+        seat: Callable[[], Seat],
+        check_live: Callable[[], None],
+        check_joined: Callable[[], None],
+    ) -> None:
+        """seat: for one transaction. check_live, check_joined: raise NotLive where nothing may be sent, and where
+        nothing that was sent can commit any more."""
+        self._store, self._view, self._seat, self._check_joined = store, view, seat, check_joined
+        self._combiner = Combiner(store, check_live)
+        self._refuted = 0
+
+    async def _commit(self, txn: Txn) -> bool:
+        """Whether it committed. Raises NotLive, Unanswered (not settled), Unavailable, NoSpace, Denied."""
+        try:
+            result = await self._combiner.txn(txn)
+        except LeaseGone:
+            return False
+        return await self._shown(result)
+
+    async def _shown(self, result: TxnResult) -> bool:
+        self._refuted = 0 if result.succeeded else self._refuted + 1
+        if result.succeeded:
+            await self._caught_up(result.revision)
+        else:
+            if self._refuted % _REFUTED == 0:
+                self._view.doubt()
+            # It was decided on an older picture than etcd's: the next decision waits for news, or for a moment.
+            with contextlib.suppress(TimeoutError):
+                await self._view.reached(result.revision, _PAUSE)
+        return result.succeeded
+
+    async def _caught_up(self, revision: int) -> None:
+        """Until the view shows what is at `revision`: planning on an older picture would undo what was just done."""
+        while True:
+            try:
+                return await self._view.reached(revision, _CATCH_UP)
+            except TimeoutError:
+                log.warning("etcd's watch lags by more than %.0f s", _CATCH_UP)
+                self._view.doubt()
+                self._check_joined()
+
+    async def _settled(self, seat: Seat, datasets: Sequence[Dataset], txn: Txn) -> bool:
+        """Commit, and where no answer comes, find out what became of it: True or False are final.
+
+        An unanswered transaction may commit later, after a read that does not show it. Touching one of the tenures that
+        it compares makes that impossible; if the touch does not commit, something else did, perhaps it.
+        """
+        for d in datasets:
+            self._combiner.arrived(d.name)
+        try:
+            return await self._commit(txn)
+        except (Unanswered, Unavailable) as error:
+            log.warning("%s: settling what became of it (%s)", ", ".join(d.name for d in datasets), error)
+        while True:
+            self._check_joined()
+            try:
+                fate = await self._fate(seat, datasets[0])
+            except (Unanswered, Unavailable, NoSpace):
+                await asyncio.sleep(_PAUSE)
+                continue
+            if fate is not None:
+                return fate
+
+    async def _fate(self, sent: Seat, d: Dataset) -> bool | None:
+        """Whether the transaction that was sent from this seat committed; None: not known yet. Raises StoreError."""
+        entry = await self._store.get(sent.keys.owner(d.name))
+        if entry is not None and entry.mod_revision == d.tenure_revision:
+            result = await self._store.txn(ownership.touch(self._seat(), d))
+            return False if await self._shown(result) else None
+        if entry is None:
+            return False
+        await self._caught_up(entry.mod_revision)
+        try:
+            now = Tenure.decode(entry.value)
+        except InvalidRecord:
+            return False
+        if now.txn == sent.txn:
+            return True
+        # Others have gone on from there. What I held and do not hold any more, I gave away: or I was fenced.
+        if now.held and d.tenure is not None and (now.holder, now.epoch) == (d.tenure.holder, d.tenure.epoch):
+            return False
+        if await self._store.get(sent.keys.fence(sent.incarnation)) is not None:
+            raise NotLive(f"incarnation {sent.incarnation} has been fenced")
+        return True
+
+    async def claim(self, claim: Claim, datasets: Sequence[Dataset], beside: Sequence[Dataset]) -> bool:
+        """beside: the others of the unit. Nothing relies on a claim's having failed, so an unanswered one needs no
+        settling: the view tells."""
+        uids = {d.name: secrets.token_hex(16) for d in datasets}
+        txn = ownership.claim(
+            self._seat(),
+            datasets,
+            self._view.cluster,
+            uids,
+            claim.because,
+            claim.evidence,
+            self._view.fence_revisions(),
+            beside,
+        )
+        return await self._commit(txn)
+
+    async def activate(self, d: Dataset) -> bool:
+        return await self._commit(ownership.activate(self._seat(), d))
+
+    async def cleared(self, d: Dataset, stopped: Sequence[Holder]) -> bool:
+        return await self._commit(ownership.cleared(self._seat(), d, stopped))
+
+    async def born(self, d: Dataset, object_: str) -> bool:
+        return await self._commit(ownership.born(self._seat(), d, object_))
+
+    async def refresh(self, d: Dataset) -> bool:
+        return await self._commit(ownership.refresh(self._seat(), d))
+
+    async def condemn(self, d: Dataset) -> bool:
+        """Whether its data may be destroyed: asked of etcd, not of the view."""
+        return await self._commit(ownership.condemn(self._seat(), d))
+
+    async def destroyed(self, d: Dataset) -> bool:
+        return await self._commit(ownership.destroyed(self._seat(), d))
+
+    async def reput(self, d: Dataset) -> bool:
+        return await self._commit(ownership.reput(self._seat(), d))
+
+    async def report(self, d: Dataset, status: Status) -> bool:
+        """status/<d>. A lost one is written again by whoever looks next."""
+        return await self._commit(ownership.report(self._seat(), d, status))
+
+    def announce(self, dataset: str) -> None:
+        """Its handover or release is to come: those that are ready wait a moment for it, to go in one transaction."""
+        self._combiner.announce(dataset)
+
+    async def handover(
+        self,
+        datasets: Sequence[Dataset],
+        to: str,
+        because: str,
+        beside: Sequence[Dataset],
+        refused: bool = False,
+        down: float | None = None,
+    ) -> bool:
+        """Settled: False means that it has not happened and never will. beside: the others of the unit. down: Unix time
+        when their use was stopped."""
+        target = self._view.cluster.nodes.get(to)
+        if target is None:
+            return False
+        seat = self._seat()
+        txn = ownership.handover(seat, datasets, to, target, because, refused, down, beside)
+        return await self._settled(seat, datasets, txn)
+
+    async def release(self, datasets: Sequence[Dataset], because: str, refused: bool = False) -> bool:
+        """Settled, as handover."""
+        seat = self._seat()
+        return await self._settled(seat, datasets, ownership.release(seat, datasets, because, refused))
+
+    async def touch(self, d: Dataset) -> bool:
+        """Nothing that an earlier life of this agent sent about `d` can commit any more. False: it has changed."""
+        return await self._commit(ownership.touch(self._seat(), d))
