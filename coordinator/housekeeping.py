@@ -119,19 +119,19 @@ class Housekeeping:
 
     async def look_after_trash(self) -> None:
         """What was removed and given up is laid aside; what has been in the trash for its time is destroyed, by whoever
-        claims it. Only etcd is asked and told: without it nothing is ever emptied. Raises StoreError."""
-        member, keys = self._member, self._member.keys
-        for name, entry in (await self._list(Kind.TRASH)).items():
+        claims it. Etcd decides: without it nothing is ever emptied. Raises StoreError."""
+        member, view = self._member, self._member.view
+        for name, entry in tuple(view.entries(Kind.TRASH).items()):
             with contextlib.suppress(InvalidRecord, ValueError):
                 trashed, txn = Trashed.decode(entry.value), member.seat().txn
-                if (aside := await member.store.get(keys.owner(name))) is not None:
+                if (aside := view.entry(Kind.OWNERS, name)) is not None:
                     tenure = Tenure.decode(aside.value)
                     if trashed.until <= datetime.now(UTC) and tenure.state is State.RELEASED:
                         log.info("the time of %s in the trash is over (uid %s)", trashed.dataset, trashed.uid)
                         await self._as_member(empty(entry, aside, tenure, txn))
-                elif (owner := await member.store.get(keys.owner(trashed.dataset))) is not None:
+                elif (owner := view.entry(Kind.OWNERS, trashed.dataset)) is not None:
                     tenure = Tenure.decode(owner.value)
-                    await self._as_member(lay_aside(keys, entry, trashed, owner, tenure, txn))
+                    await self._as_member(lay_aside(member.keys, entry, trashed, owner, tenure, txn))
 
     async def _as_member(self, txn: Txn) -> None:
         fence = absent(self._member.keys.fence(self._member.incarnation))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from drover.coordinator.keys import Keys, Kind, name_error, range_end
@@ -246,6 +247,10 @@ class View:
 
     def fence_revisions(self) -> dict[str, int]:
         return {name: entry.mod_revision for name, entry in self._entries[Kind.FENCES].items()}
+
+    def entries(self, kind: Kind) -> Mapping[str, Entry]:
+        """By name."""
+        return MappingProxyType(self._entries[kind])
 
     def entry(self, kind: Kind, name: str) -> Entry | None:
         return self._entries[kind].get(name)
