@@ -50,8 +50,8 @@ from drover.coordinator.store import OtherEtcd, WentBack
 log = logging.getLogger(__name__)
 
 _AGAIN = 0.5
-_LOOK = 0.25
-"""Seconds between two looks at the gate: the guard may close it by itself."""
+_OPENS = 0.25
+"""Seconds that the guard is given to open the gate before it is asked again."""
 _CLIMBS = 3.0
 """Seconds that the ladder may take before it is said what is left."""
 
@@ -106,7 +106,7 @@ class Agent:
             await stack.enter_async_context(rpc.serving(self._sight, settings.listen.grpc))
             await stack.enter_async_context(http.serving(self._sight, self._telemetry, settings.listen.http))
             async with asyncio.TaskGroup() as group:
-                group.create_task(guard.keep())
+                group.create_task(guard.keep(self._turned.set))
                 group.create_task(self._examine_backends())
                 group.create_task(self._live(guard, helpers))
 
@@ -233,7 +233,8 @@ class Agent:
     # The gate.
 
     async def _keep_gate(self, member: Member, guard: Guard, local: Local, workers: Workers) -> None:
-        """Open while this node is entitled to write; once closed, by whomever, not before nothing is left."""
+        """Open while this node is entitled to write; once closed, by whomever, not before nothing is left. Looks when
+        the session turns and, as long as the gate is closed, whenever the guard is looked at."""
         while True:
             if member.life and not member.live:
                 left = await self._stopped(guard)
@@ -242,13 +243,11 @@ class Agent:
                     member.ladder_done(not left)
                 elif not left:
                     guard.ask_open()
-                    if await guard.opened(_LOOK):
+                    if await guard.opened(_OPENS):
                         log.info("gate open")
                         workers.wake(None)
                         self._sight.ring()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK):
-                    await self._turned.wait()
+            await self._turned.wait()
             self._turned.clear()
 
     async def _left_over(self) -> list[str]:

@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import select
 import signal
 import subprocess
 from collections.abc import Callable
@@ -49,6 +48,8 @@ class Guard:
         self._page = Page(self._files.page)
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
+        self._gone = asyncio.Event()
+        """The guard that is held has ended."""
         self._asked = 0
 
     def __enter__(self) -> Self:
@@ -60,7 +61,7 @@ class Guard:
         if self._pidfd >= 0:
             if self._page.seen().clean:
                 self._signal(END)
-            os.close(self._pidfd)
+            self._let_go()
         self._page.close()
 
     async def start(self, settings: GuardSettings) -> None:
@@ -70,20 +71,28 @@ class Guard:
         write(self._files.settings, settings.text())
         await self._ensure(settings)
 
-    async def keep(self) -> None:
+    async def keep(self, closed: Callable[[], None]) -> None:
         """Once it has been started: starts it again whenever it has died or hangs, and tells it that this agent's event
-        loop turns."""
+        loop turns. closed: called at each look that finds the gate closed, by whomever."""
         assert self._settings is not None
         missed = 0
         while True:
             self._page.agent_is_seen(self._clock())
-            if not await self._gone(ALIVE):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ALIVE):
+                    await self._gone.wait()
+            if self.round is None:
+                closed()
+            if not self._gone.is_set():
                 missed = 0 if self.answers else missed + 1
                 if missed > LOOKS:
                     log.error("the guard hangs; killing it")
                     self._signal(signal.SIGKILL)
                 continue
             missed = 0
+            if self._process is not None:
+                self._process.wait()
+                self._process = None
             log.error("the guard has died; starting it again")
             try:
                 await self._ensure(self._settings)
@@ -169,7 +178,7 @@ class Guard:
             )
             self._hold(process.pid)
         digest = settings.digest
-        if not await self._until(lambda: self._ready(digest) or self._ended(), STARTS) or self._ended():
+        if not await self._until(lambda: self._ready(digest) or self._gone.is_set(), STARTS) or self._gone.is_set():
             raise GuardFailed("the guard does not start, so this node may own nothing: see its messages above")
 
     def _ready(self, digest: int) -> bool:
@@ -185,29 +194,20 @@ class Guard:
         return False
 
     def _hold(self, pid: int) -> None:
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
+        self._let_go()
         self._pidfd = os.pidfd_open(pid)
+        self._gone.clear()
+        asyncio.get_running_loop().add_reader(self._pidfd, self._has_ended)
 
-    def _ended(self) -> bool:
-        return bool(select.select([self._pidfd], [], [], 0)[0])
+    def _has_ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)  # it stays readable
+        self._gone.set()
 
-    async def _gone(self, timeout: float) -> bool:
-        """Whether it has ended, at most `timeout` seconds later."""
-        ended = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._pidfd, ended.set)
-        try:
-            async with asyncio.timeout(timeout):
-                await ended.wait()
-        except TimeoutError:
-            return False
-        finally:
-            loop.remove_reader(self._pidfd)
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
-        return True
+    def _let_go(self) -> None:
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
 
     def _poke(self) -> None:
         self._signal(POKE)

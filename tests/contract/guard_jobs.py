@@ -33,7 +33,7 @@ async def agent(run_dir: str, settings: str) -> None:
 
 async def beat(guard: Guard) -> None:
     async with asyncio.TaskGroup() as group:
-        group.create_task(guard.keep())
+        group.create_task(guard.keep(lambda: None))
         await guard.stopped(5)
         guard.extend(read_clock(), 0.6, 1.2)
         guard.ask_open()

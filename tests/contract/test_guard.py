@@ -282,7 +282,7 @@ async def test_a_guard_that_was_killed_is_started_again_and_goes_on_where_it_was
     settings: GuardSettings, cgroups: Cgroups, write: Start, tmp_path: Path
 ) -> None:
     async with guarded(tmp_path, settings) as guard, asyncio.TaskGroup() as group:
-        keeping = group.create_task(guard.keep())
+        keeping = group.create_task(guard.keep(lambda: None))
         await opens(guard, 60)
         writer = write()
         [before] = cgroups.pids("guard")

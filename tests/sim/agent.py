@@ -124,7 +124,7 @@ class SimAgent(Agent):
             job.kill()
         await self._sim_guard.begin()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._sim_guard.keep())
+            group.create_task(self._sim_guard.keep(self._turned.set))
             group.create_task(self._live(self._sim_guard, _NoHelpers(self._machine)))
 
     def _etcd(self) -> Etcd:

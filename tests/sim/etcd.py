@@ -196,7 +196,7 @@ class Etcd:
         self._committed, self._changed = committed, changed
         self._watches: list[WatchCall] = []
         self.back = -NEVER
-        """When etcd was last away for everybody until."""
+        """When etcd was last away for everybody until, for longer than a node's own heartbeats may go unanswered."""
 
     # The network.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 
+from drover.coordinator.protocol.session import GAP
 from drover.coordinator.records import Evidence, Fence, State
 from tests.sim.etcd import MEMBERS, Odds
 from tests.sim.machine import Machine
@@ -148,7 +149,8 @@ def member_lags(world: World, machine: Machine, rng: random.Random) -> None:
 def outage(world: World, machine: Machine, rng: random.Random) -> None:
     world.fault("etcd away for everybody", machine.name)
     until = world.loop.now + rng.choice((3.0, 10.0, rng.uniform(1.0, 20.0)))
-    world.etcd.back = until
+    if until - world.loop.now > GAP * world.timings.heartbeat:
+        world.etcd.back = until
     for name, state in world.etcd.members.items():
         state.down = until
         world.etcd.break_watches(member=name)

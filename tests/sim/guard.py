@@ -176,7 +176,7 @@ class SimGuard(Guard):
             await asyncio.sleep(self._machine.world.rng.uniform(0.02, 0.2))
             self._machine.start_guard()
 
-    async def keep(self) -> None:
+    async def keep(self, closed: Callable[[], None]) -> None:
         """As `Guard.keep`, with fewer looks."""
         machine, missed = self._machine, 0
         while True:
@@ -184,8 +184,10 @@ class SimGuard(Guard):
             guard = machine.guard
             if guard is not None:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1.0 if self.answers else ALIVE):
+                    async with asyncio.timeout(1.0 if self.answers and self.round is not None else ALIVE):
                         await guard.died.wait()
+            if self.round is None:
+                closed()
             if machine.guard is None:
                 missed = 0
                 await self.begin()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import secrets
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +15,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from drover.agent import app, execute, local, reporter, testify, worker
-from drover.coordinator import etcd, join, member, mirror, observers
+from drover.coordinator import etcd, etcd_members, member, mirror, observers
 from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.txn import Txn
 from tests.sim.loop import VirtualLoop
@@ -116,18 +118,17 @@ def virtual() -> Iterator[Chance]:
         stack.enter_context(patch.object(app, "read_clock", _read_clock))
         made = member.Member.__init__
         stack.enter_context(patch.object(made, "__defaults__", (_read_clock, *(made.__defaults__ or ())[1:])))
-        # The simulated guard says when it has closed the gate.
-        stack.enter_context(patch.object(app, "_LOOK", 3.0))
-        for module in (mirror, etcd):
-            stack.enter_context(patch.object(module, "random", CHANCE))
-        for module in (join, member):
-            stack.enter_context(patch.object(module, "secrets", CHANCE))
+        for module in [module for name, module in sys.modules.items() if name.startswith("drover.")]:
+            for chance in (random, secrets):
+                if vars(module).get(chance.__name__) is chance:
+                    stack.enter_context(patch.object(module, chance.__name__, CHANCE))
         for module in (member, observers, reporter, app):
             stack.enter_context(patch.object(module, "datetime", _Datetime))
         stack.enter_context(patch.object(app, "boot_id", _boot_id))
         stack.enter_context(patch.object(local, "_on_mount_event", _on_mount_event))
-        stack.enter_context(patch.object(etcd, "Member", SimMember))
-        stack.enter_context(patch.object(etcd, "txn_request", _as_it_is))
+        stack.enter_context(patch.object(etcd_members, "Member", SimMember))
+        for module in (etcd, etcd_members):
+            stack.enter_context(patch.object(module, "txn_request", _as_it_is))
         stack.enter_context(patch.object(testify, "Page", _page))
         stack.enter_context(patch.object(worker.Worker, "__hash__", _order))
         defaults = mirror.Mirror.__init__.__kwdefaults__
