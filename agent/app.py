@@ -44,7 +44,8 @@ from drover.coordinator.mark import MARK, MarkFile
 from drover.coordinator.member import Lost, Member
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import Loss
-from drover.coordinator.records import NodeRecord, timestamp
+from drover.coordinator.record import timestamp
+from drover.coordinator.records import NodeRecord
 from drover.coordinator.store import OtherEtcd, WentBack
 
 log = logging.getLogger(__name__)

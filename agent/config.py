@@ -41,7 +41,8 @@ from drover.agent.config_sources import (
 )
 from drover.agent.guard.settings import NOTHING, REBOOT
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
-from drover.coordinator.records import Name, WorkloadSpec
+from drover.coordinator.record import Name
+from drover.coordinator.specs import WorkloadSpec
 from drover.coordinator.timings import PROFILES, Timings
 
 MACHINE_ID = Path("/etc/machine-id")

@@ -36,7 +36,8 @@ from drover.agent.workloads.base import Runtime, WorkloadError
 from drover.coordinator.member import Member
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.placement import MAX_UNIT
-from drover.coordinator.records import DatasetSpec, Holder, State
+from drover.coordinator.records import Holder, State
+from drover.coordinator.specs import DatasetSpec
 
 log = logging.getLogger(__name__)
 

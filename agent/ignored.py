@@ -9,7 +9,7 @@ from drover.agent.telemetry import Telemetry
 from drover.coordinator.keys import Kind
 from drover.coordinator.protocol.ignored import Ignored, ignored
 from drover.coordinator.protocol.placement import speaker
-from drover.coordinator.records import one_line
+from drover.coordinator.record import one_line
 from drover.coordinator.view import View
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from drover.agent.storage.base import Away, Backend, Here, StorageError, Volume
 from drover.coordinator.protocol.dataset import Dataset
-from drover.coordinator.records import DatasetSpec, State
+from drover.coordinator.records import State
+from drover.coordinator.specs import DatasetSpec
 
 log = logging.getLogger(__name__)
 

@@ -49,7 +49,8 @@ from drover.agent.workloads.restart import restart_at
 from drover.coordinator.protocol import ownership, placement
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.placement import Claim, Dismiss, Give, Keep, Nothing
-from drover.coordinator.records import DatasetSpec, State, Status, WorkloadSpec
+from drover.coordinator.records import State, Status
+from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 
 GATE_LOOK = 1.0
 """Seconds between two looks at a closed gate: that it opens is told, but nothing may hang on that."""

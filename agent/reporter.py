@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 from drover.coordinator.member import Member
 from drover.coordinator.protocol.dataset import Dataset
-from drover.coordinator.records import Phase, Status, timestamp
+from drover.coordinator.record import timestamp
+from drover.coordinator.records import Phase, Status
 from drover.coordinator.store import StoreError
 from drover.coordinator.verbs import NotLive
 

@@ -9,7 +9,8 @@ from drover.agent.local import Local
 from drover.agent.reporter import Reporter
 from drover.agent.storage.base import Mounted
 from drover.coordinator.member import Member
-from drover.coordinator.records import DatasetSpec, Phase, Status
+from drover.coordinator.records import Phase, Status
+from drover.coordinator.specs import DatasetSpec
 
 
 class Sight:

@@ -9,7 +9,8 @@ from drover.agent.storage.base import Here
 from drover.agent.workloads.base import Condition
 from drover.coordinator.protocol.dataset import Cluster, Dataset
 from drover.coordinator.protocol.ownership import may_clear
-from drover.coordinator.records import Fence, Holder, WorkloadSpec
+from drover.coordinator.records import Fence, Holder
+from drover.coordinator.specs import WorkloadSpec
 
 TRIES = 3
 """An assigned holder that could not activate so often hands the dataset on."""

@@ -19,7 +19,8 @@ from drover.agent.guard.settings import Files, LadderRecord, write
 from drover.coordinator.join import NotOurCluster, ensure_cluster
 from drover.coordinator.keys import Keys
 from drover.coordinator.mark import MARK, MarkFile
-from drover.coordinator.records import Evidence, Fence, Heartbeat, InvalidRecord, timestamp
+from drover.coordinator.record import InvalidRecord, timestamp
+from drover.coordinator.records import Evidence, Fence, Heartbeat
 from drover.coordinator.store import Denied, Store, StoreError, WentBack
 from drover.coordinator.txn import Put, Txn, unchanged
 

@@ -19,7 +19,8 @@ from drover.coordinator.etcd_versions import Flawed, judge
 from drover.coordinator.keys import Kind, range_end
 from drover.coordinator.protocol.observer import collectable
 from drover.coordinator.protocol.placement import rank
-from drover.coordinator.records import Fence, Heartbeat, InvalidRecord, R, State, Tenure, Trashed
+from drover.coordinator.record import InvalidRecord, R
+from drover.coordinator.records import Fence, Heartbeat, State, Tenure, Trashed
 from drover.coordinator.store import StoreError
 from drover.coordinator.trash import empty, lay_aside
 from drover.coordinator.txn import Delete, Entry, Txn, absent, unchanged

@@ -19,7 +19,8 @@ from drover.coordinator.mark import MarkFile
 from drover.coordinator.protocol import history, observer
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import Identity
-from drover.coordinator.records import Cluster, Evidence, Fence, Heartbeat, InvalidRecord, NodeRecord, R, Tenure
+from drover.coordinator.record import InvalidRecord, R
+from drover.coordinator.records import Cluster, Evidence, Fence, Heartbeat, NodeRecord, Tenure
 from drover.coordinator.store import LeaseGone, NoSpace, OtherEtcd, Store, Unanswered, Unavailable, Unfit, WentBack
 from drover.coordinator.timings import Timings, required_wait
 from drover.coordinator.txn import Compare, Entry, ModRevision, Put, Txn, absent, unchanged

@@ -21,7 +21,8 @@ from drover.coordinator.observers import Observers
 from drover.coordinator.protocol import history, observer, ownership, session
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import CloseGate, Ended, Live, OpenGate, Send
-from drover.coordinator.records import Heartbeat, InvalidRecord, NodeRecord, timestamp
+from drover.coordinator.record import InvalidRecord, timestamp
+from drover.coordinator.records import Heartbeat, NodeRecord
 from drover.coordinator.store import Denied, LeaseGone, NoSpace, Store, StoreError, Unanswered, Unavailable, WentBack
 from drover.coordinator.timings import MAX_PAUSE, Timings
 from drover.coordinator.txn import Compare, Entry, Put, Txn, absent, unchanged

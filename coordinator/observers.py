@@ -11,7 +11,8 @@ from drover.coordinator.keys import Kind
 from drover.coordinator.mirror import Mirror
 from drover.coordinator.protocol import observer, ownership
 from drover.coordinator.protocol.observer import Watched
-from drover.coordinator.records import Heartbeat, InvalidRecord, timestamp
+from drover.coordinator.record import InvalidRecord, timestamp
+from drover.coordinator.records import Heartbeat
 from drover.coordinator.store import StoreError
 
 if TYPE_CHECKING:

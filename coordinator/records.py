@@ -1,103 +1,19 @@
-"""What is stored in etcd, as typed values. No I/O, no clock.
-
-Every record is JSON that a person can read and type. Records that users write (`DatasetSpec`, `WorkloadSpec`) refuse
-unknown fields, so that a typing error is reported and not ignored; records that agents write ignore what a newer agent
-may have added.
-"""
+"""What else is stored in etcd, as typed values: what agents and the commands of people write. No I/O, no clock."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AwareDatetime, Field
 
-from drover.coordinator.keys import name_error
-from drover.coordinator.sizes import format_size, parse_size
+from drover.coordinator.record import Record, UserRecord, one_line
+from drover.coordinator.specs import DatasetSpec, Limits
 from drover.coordinator.timings import MAX_D_HARD, MAX_PAUSE
 
 FORMAT = 1
 """Version of the stored format, kept in the `cluster` record."""
-
-
-class InvalidRecord(ValueError):
-    """A stored value is not what its key promises; the text is one line, fit for a user."""
-
-
-Size = Annotated[int, BeforeValidator(parse_size)]
-
-
-def _name(value: str) -> str:
-    if reason := name_error(value):
-        raise ValueError(reason)
-    return value
-
-
-Name = Annotated[str, AfterValidator(_name)]
-
-
-def one_line(text: str) -> str:
-    """What a user typed may be in it: nothing of that breaks the line, or is longer than a line."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:301])
-    return shown if len(text) <= 300 else shown[:300] + "…"
-
-
-def timestamp(now: datetime) -> str:
-    """UTC, to the millisecond: for people and logs; nothing is decided on it."""
-    return now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-class Record(BaseModel):
-    """Base of what agents write: unknown fields of newer agents are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
-
-    def encode(self) -> bytes:
-        return self.model_dump_json(exclude_none=True).encode()
-
-    @classmethod
-    def decode(cls, value: bytes) -> Self:
-        """Raises InvalidRecord with one line that names the field and says what is wrong with it."""
-        try:
-            return cls.model_validate_json(value)
-        except ValidationError as error:
-            first, *others = error.errors()
-            if first["type"] == "json_invalid":
-                shown = value[:60].decode(errors="replace")
-                raise InvalidRecord(f"the value is not JSON: {shown!r}") from None
-            # A field that is missing is mostly one that was misspelt.
-            first = next((one for one in (first, *others) if one["type"] == "extra_forbidden"), first)
-            where = ".".join(str(part) for part in first["loc"])
-            said = first["msg"].removeprefix("Value error, ")
-            if first["type"] == "extra_forbidden":
-                said = cls._no_field(where)
-            raise InvalidRecord(one_line(f"{where}: {said}" if where else said)) from None
-
-    @classmethod
-    def _no_field(cls, typed: str) -> str:
-        near = difflib.get_close_matches(typed[:64].lower(), cls.model_fields, n=1)
-        return "there is no such field; " + (
-            f"did you mean {near[0]}?" if near else f"there are {', '.join(cls.model_fields)}"
-        )
-
-
-class UserRecord(Record):
-    """Base of what users write: unknown fields are an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Cluster(Record):
@@ -110,79 +26,6 @@ class Cluster(Record):
     format: int = FORMAT
 
 
-class DatasetSpec(UserRecord):
-    """`datasets/<d>`: what a user wants. `{"backend": "loopback", "size": "10GiB"}` is enough."""
-
-    backend: str
-    size: Size
-    fs: Literal["xfs", "ext4"] | None = None
-    """File system; None: the back end's choice."""
-    failover: Literal["none", "any"] | tuple[Name, ...] = "none"
-    """Who may take the dataset when its node has died: nobody (it waits for its node), any node, or those listed."""
-    fencing: Literal["hard", "cooperative"] = "hard"
-    """`cooperative`: a silent node counts as stopped after W even if nothing would have reset its machine."""
-    group: Name | None = None
-    """Datasets of one group live on one node and move in one transaction."""
-    labels: dict[str, str] = {}
-    reclaim: Literal["retain", "trash", "delete"] = "retain"
-    """What `drover rm` does to the data: nothing, keep it for some days, destroy it. Who merely deletes the spec with
-    `trash` keeps the data, as with `retain`."""
-
-    @field_validator("failover", mode="before")
-    @classmethod
-    def _failover(cls, value: Any) -> Any:
-        if value not in ("none", "any") and not isinstance(value, list | tuple):
-            raise ValueError(f'failover must be "none", "any" or a list of nodes, not {value!r}')
-        for name in () if isinstance(value, str) else value:
-            if wrong := name_error(name) if isinstance(name, str) else "the name is not text":
-                raise ValueError(f"failover has {name!r}, which is not a node's name: {wrong}")
-        return value
-
-
-class WorkloadSpec(UserRecord):
-    """`workloads/<w>`: what uses datasets. Runs on the node that has all its datasets mounted."""
-
-    kind: Literal["process"] = "process"
-    command: Annotated[tuple[str, ...], Field(min_length=1)]
-    datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
-    environment: dict[str, str] = {}
-    user: str | None = None
-    """User name or number; None: that of the agent."""
-    working_dir: str | None = None
-    """None: the path of the first dataset."""
-    stop_grace_period: Annotated[float, Field(ge=0, le=3600)] = 10.0
-    """Seconds between SIGTERM and SIGKILL."""
-    restart: Literal["always", "on-failure", "no"] = "always"
-
-    @model_validator(mode="after")
-    def _startable(self) -> Self:
-        """What execve(2) cannot be given is refused here, not found out at the start."""
-        texts = (*self.command, *self.environment, *self.environment.values(), self.user or "", self.working_dir or "")
-        if any("\0" in text for text in texts):
-            raise ValueError("no text in it may have a NUL character")
-        if wrong := [name for name in self.environment if not name or "=" in name]:
-            raise ValueError(f"environment has {wrong[0]!r}, which cannot be the name of a variable")
-        return self
-
-
-class Limits(Record):
-    """What a back end can make. fs: the file system where a spec names none. minimum: by file system, bytes."""
-
-    fs: str
-    minimum: dict[str, int]
-
-    def refuse(self, size: int, fs: str | None) -> str:
-        """Why a dataset of so many bytes cannot be made with this file system; "" where it can."""
-        kind = fs or self.fs
-        if kind not in self.minimum:
-            return f"fs must be {' or '.join(self.minimum)}, not {kind!r}"
-        if size >= (needed := self.minimum[kind]):
-            return ""
-        other = next((name for name, least in self.minimum.items() if least <= size), None)
-        more = f"ask for more, or for {other}" if other else "ask for more"
-        return f"size {format_size(size)} is too small: {kind} needs at least {format_size(needed)}; {more}"
-
-
 class NodeRecord(Record):
     """`nodes/<n>`, on the session's lease: a node that is here. `lease` is that lease's id, for handovers to it.
     limits: by back end, so that what cannot be made is refused before anybody takes it."""
@@ -193,7 +36,7 @@ class NodeRecord(Record):
     lease: int
     address: str = ""
     backends: tuple[str, ...] = ()
-    limits: dict[str, Limits] = {}
+    limits: dict[str, Limits] = Field(default_factory=dict)
     version: str = ""
     joined: str = ""
 
@@ -430,6 +273,3 @@ class Pause(UserRecord):
         by = f" by {self.by}" if self.by else ""
         why = f" ({self.reason})" if self.reason else ""
         return one_line(f"paused{by} until {self.until.isoformat(timespec='seconds').replace('+00:00', 'Z')}{why}")
-
-
-R = TypeVar("R", bound=Record)

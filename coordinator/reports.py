@@ -5,7 +5,7 @@ After etcd went back, these tokens are what is left of the epochs that it lost.
 
 from __future__ import annotations
 
-from drover.coordinator.records import Name, Record
+from drover.coordinator.record import Name, Record
 
 
 class VolumeReport(Record):

@@ -8,7 +8,9 @@ any name. Emptying makes of <t> a dataset whose deleted spec said reclaim: delet
 from __future__ import annotations
 
 from drover.coordinator.keys import Keys
-from drover.coordinator.records import Answers, DatasetSpec, Record, State, Tenure, Trashed
+from drover.coordinator.record import Record
+from drover.coordinator.records import Answers, State, Tenure, Trashed
+from drover.coordinator.specs import DatasetSpec
 from drover.coordinator.txn import Delete, Entry, Put, Txn, absent, unchanged
 
 

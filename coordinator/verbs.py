@@ -13,7 +13,8 @@ from drover.coordinator.protocol import ownership
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.ownership import Seat
 from drover.coordinator.protocol.placement import Claim
-from drover.coordinator.records import Holder, InvalidRecord, Status, Tenure
+from drover.coordinator.record import InvalidRecord
+from drover.coordinator.records import Holder, Status, Tenure
 from drover.coordinator.store import LeaseGone, NoSpace, Store, Unanswered, Unavailable
 from drover.coordinator.txn import Txn, TxnResult
 from drover.coordinator.view import View

@@ -16,19 +16,9 @@ from drover.coordinator.keys import Keys, Kind, name_error, range_end
 from drover.coordinator.mirror import Mirror
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid, Node
 from drover.coordinator.protocol.placement import units
-from drover.coordinator.records import (
-    Asked,
-    Cordon,
-    DatasetSpec,
-    Fence,
-    InvalidRecord,
-    NodeRecord,
-    Pause,
-    Record,
-    Status,
-    Tenure,
-    WorkloadSpec,
-)
+from drover.coordinator.record import InvalidRecord, Record
+from drover.coordinator.records import Asked, Cordon, Fence, NodeRecord, Pause, Status, Tenure
+from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 from drover.coordinator.store import Change, Store
 from drover.coordinator.txn import Entry
 

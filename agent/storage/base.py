@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from drover.agent.guard.ladder import Cut
 
 if TYPE_CHECKING:  # helpers import this, and stay small without pydantic
-    from drover.coordinator.records import Limits
+    from drover.coordinator.specs import Limits
 
 
 class Family(StrEnum):

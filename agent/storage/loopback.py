@@ -35,7 +35,7 @@ from drover.agent.storage.base import (
 )
 from drover.agent.storage.loopback_place import Place
 from drover.agent.storage.sidecar import Sidecar
-from drover.coordinator.records import Limits
+from drover.coordinator.specs import Limits
 
 log = logging.getLogger("drover.storage")
 

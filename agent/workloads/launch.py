@@ -16,7 +16,7 @@ from pathlib import Path
 from drover.agent.workloads.base import NotAllowedNow, WorkloadError
 from drover.coordinator.clock import read_clock
 from drover.coordinator.protocol.clock import Deadline
-from drover.coordinator.records import WorkloadSpec
+from drover.coordinator.specs import WorkloadSpec
 
 PARENT = Path(__file__).with_name("parent.py")
 

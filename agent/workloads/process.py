@@ -25,7 +25,7 @@ from drover.agent.cgroups import CgroupError, Cgroups, NotEmpty, Watch
 from drover.agent.workloads.base import Absent, Condition, Exited, Running, WorkloadError, fingerprint
 from drover.agent.workloads.launch import Gate, Job, Parent, ParentGone, check, environment, find_user
 from drover.coordinator.keys import name_error
-from drover.coordinator.records import WorkloadSpec
+from drover.coordinator.specs import WorkloadSpec
 
 KILLED_WITHIN = 10.0
 """Seconds that killed processes may take to be gone when a workload is stopped: flushing to a slow disk counts."""

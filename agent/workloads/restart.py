@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drover.agent.workloads.base import Exited
-from drover.coordinator.records import WorkloadSpec
+from drover.coordinator.specs import WorkloadSpec
 
 FIRST = 0.2
 """Seconds before the first restart; each further one in a row waits twice as long."""

@@ -13,7 +13,8 @@ from drover.coordinator.cli.picture import take
 from drover.coordinator.cli.shapes import CordonJson
 from drover.coordinator.cli.wish import user
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
-from drover.coordinator.records import Cordon, timestamp
+from drover.coordinator.record import timestamp
+from drover.coordinator.records import Cordon
 from drover.coordinator.store import Store
 from drover.coordinator.txn import Delete, Put, Txn, absent
 

@@ -18,16 +18,8 @@ from drover.coordinator.cli.errors import Interrupted
 from drover.coordinator.cli.picture import take
 from drover.coordinator.cli.shapes import EventJson
 from drover.coordinator.keys import DEFAULT_PREFIX, Key, Keys, Kind, range_end
-from drover.coordinator.records import (
-    Cordon,
-    Fence,
-    HistoryEntry,
-    InvalidRecord,
-    NodeRecord,
-    Pause,
-    R,
-    timestamp,
-)
+from drover.coordinator.record import InvalidRecord, R, timestamp
+from drover.coordinator.records import Cordon, Fence, HistoryEntry, NodeRecord, Pause
 from drover.coordinator.store import Change, Compacted, Store, Unavailable, WatchBroken
 
 _AGAIN = 0.2

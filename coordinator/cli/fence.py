@@ -18,7 +18,8 @@ from drover.coordinator.cli.output import listing, near, plain
 from drover.coordinator.cli.picture import Picture, take
 from drover.coordinator.cli.shapes import FenceJson
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
-from drover.coordinator.records import Evidence, Fence, Heartbeat, timestamp
+from drover.coordinator.record import timestamp
+from drover.coordinator.records import Evidence, Fence, Heartbeat
 from drover.coordinator.store import Compacted, Store, WatchBroken
 from drover.coordinator.txn import Entry, Put, Txn, unchanged
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from drover.coordinator.cli.errors import Failed, StillGoing
 from drover.coordinator.keys import Keys
-from drover.coordinator.records import InvalidRecord, Phase, R, State, Status, Tenure
+from drover.coordinator.record import InvalidRecord, R
+from drover.coordinator.records import Phase, State, Status, Tenure
 from drover.coordinator.store import Compacted, Store, Unavailable, WatchBroken
 from drover.coordinator.txn import Entry
 

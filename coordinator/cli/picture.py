@@ -14,22 +14,20 @@ from drover.coordinator.cli.output import listing, near
 from drover.coordinator.keys import SINGLE, Key, Keys, Kind, name_error, range_end
 from drover.coordinator.protocol.history import trouble
 from drover.coordinator.protocol.placement import units
+from drover.coordinator.record import InvalidRecord, R
 from drover.coordinator.records import (
     Cluster,
     Cordon,
-    DatasetSpec,
     Fence,
     Heartbeat,
     HistoryEntry,
-    InvalidRecord,
     NodeRecord,
     Pause,
-    R,
     Status,
     Tenure,
     Trashed,
-    WorkloadSpec,
 )
+from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 from drover.coordinator.store import Store
 from drover.coordinator.txn import Entry
 

@@ -22,21 +22,10 @@ from drover.coordinator.keys import DEFAULT_PREFIX, Key, Keys, Kind, range_end
 from drover.coordinator.protocol import recovery
 from drover.coordinator.protocol.dataset import Dataset, Invalid
 from drover.coordinator.protocol.history import UNDER_RECOVERY
-from drover.coordinator.records import (
-    Cluster,
-    DatasetSpec,
-    Evidence,
-    Fence,
-    Heartbeat,
-    HistoryEntry,
-    InvalidRecord,
-    NodeRecord,
-    R,
-    State,
-    Tenure,
-    timestamp,
-)
+from drover.coordinator.record import InvalidRecord, R, timestamp
+from drover.coordinator.records import Cluster, Evidence, Fence, Heartbeat, HistoryEntry, NodeRecord, State, Tenure
 from drover.coordinator.reports import NodeReport
+from drover.coordinator.specs import DatasetSpec
 from drover.coordinator.store import Compacted, Store, WatchBroken
 from drover.coordinator.timings import MAX_D_HARD
 from drover.coordinator.txn import Delete, Entry, Put, Txn, unchanged

@@ -20,7 +20,8 @@ from drover.coordinator.cli.picture import Dataset, Misdeclared, Picture, Undecl
 from drover.coordinator.cli.shapes import RemovedJson
 from drover.coordinator.cli.wish import unwish, user
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
-from drover.coordinator.records import State, Tenure, Trashed, timestamp
+from drover.coordinator.record import timestamp
+from drover.coordinator.records import State, Tenure, Trashed
 from drover.coordinator.sizes import format_size
 from drover.coordinator.store import Store
 from drover.coordinator.trash import lay_aside, name_in_trash

@@ -17,8 +17,8 @@ from drover.coordinator.cli.errors import NotPossible, Usage
 from drover.coordinator.cli.picture import Declared, Misdeclared, take
 from drover.coordinator.cli.situation import failover_text, failover_words
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
-from drover.coordinator.records import DatasetSpec
 from drover.coordinator.sizes import format_size
+from drover.coordinator.specs import DatasetSpec
 from drover.coordinator.store import Store
 from drover.coordinator.txn import Put, Txn, unchanged
 

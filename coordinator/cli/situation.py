@@ -13,7 +13,8 @@ from drover.coordinator.cli.output import age, listing, seconds
 from drover.coordinator.cli.picture import Dataset, Misdeclared, Node, NodeState, Picture, Undeclared
 from drover.coordinator.protocol.dataset import Dataset as Seen
 from drover.coordinator.protocol.ownership import may_clear
-from drover.coordinator.records import DatasetSpec, Phase, State, Status, Tenure
+from drover.coordinator.records import Phase, State, Status, Tenure
+from drover.coordinator.specs import DatasetSpec
 from drover.coordinator.timings import required_wait
 
 

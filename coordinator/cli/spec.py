@@ -10,7 +10,9 @@ from drover.coordinator.cli.errors import NotPossible, Usage
 from drover.coordinator.cli.output import listing, plain
 from drover.coordinator.cli.picture import Picture
 from drover.coordinator.keys import name_error
-from drover.coordinator.records import DatasetSpec, InvalidRecord, refusal
+from drover.coordinator.record import InvalidRecord
+from drover.coordinator.records import refusal
+from drover.coordinator.specs import DatasetSpec
 
 
 def typed(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from drover.coordinator.records import Answers, DatasetSpec, Fence, NodeRecord, Pause, State, Tenure, WorkloadSpec
+from drover.coordinator.records import Answers, Fence, NodeRecord, Pause, State, Tenure
+from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from drover.coordinator.keys import Kind
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid
 from drover.coordinator.protocol.placement import MAX_UNIT, newest_desired, unfit
-from drover.coordinator.records import DatasetSpec, refusal
+from drover.coordinator.records import refusal
+from drover.coordinator.specs import DatasetSpec
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from datetime import datetime
 from drover.coordinator.keys import Keys
 from drover.coordinator.protocol import placement
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Node
+from drover.coordinator.record import Record
 from drover.coordinator.records import (
-    DatasetSpec,
     Evidence,
     Fence,
     Heartbeat,
@@ -22,11 +22,11 @@ from drover.coordinator.records import (
     Holder,
     LeaseRecord,
     Phase,
-    Record,
     State,
     Status,
     Tenure,
 )
+from drover.coordinator.specs import DatasetSpec
 from drover.coordinator.txn import Compare, CreateRevision, Delete, ModRevision, OnLease, Put, Txn, absent
 
 HISTORY = 100

@@ -11,16 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid
-from drover.coordinator.records import (
-    DatasetSpec,
-    Evidence,
-    Fence,
-    Pause,
-    State,
-    Tenure,
-    WorkloadSpec,
-    refusal,
-)
+from drover.coordinator.records import Evidence, Fence, Pause, State, Tenure, refusal
+from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 
 MAX_UNIT = 40
 """Datasets in one transaction: etcd takes 128 operations, a dataset needs three."""

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drover.coordinator.protocol.dataset import Dataset
-from drover.coordinator.records import DatasetSpec, Holder, State, Tenure
+from drover.coordinator.records import Holder, State, Tenure
 from drover.coordinator.reports import NodeReport, VolumeReport
+from drover.coordinator.specs import DatasetSpec
 
 ROOM = 1000
 """Added to the highest epoch known. Epochs that were only assigned are not stored with the data: those that were lost

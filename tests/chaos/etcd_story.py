@@ -9,7 +9,8 @@ from functools import cached_property
 from itertools import groupby
 
 from drover.coordinator.keys import Key, Keys, Kind
-from drover.coordinator.records import Fence, Heartbeat, InvalidRecord, Tenure
+from drover.coordinator.record import InvalidRecord
+from drover.coordinator.records import Fence, Heartbeat, Tenure
 from tests.chaos.history import Change, History
 
 KEYS = Keys()

@@ -19,7 +19,8 @@ from typing import Any
 
 from drover.coordinator.cli.errors import CliError
 from drover.coordinator.cli.playground.layout import Profile
-from drover.coordinator.records import InvalidRecord, Tenure
+from drover.coordinator.record import InvalidRecord
+from drover.coordinator.records import Tenure
 from drover.coordinator.timings import PROFILES
 from tests.chaos import restore, writer
 from tests.chaos.arena import Arena

@@ -16,17 +16,8 @@ from typing import IO
 import pytest
 
 from drover.coordinator.keys import Keys
-from drover.coordinator.records import (
-    Answers,
-    Heartbeat,
-    HistoryEntry,
-    NodeRecord,
-    Phase,
-    Record,
-    State,
-    Status,
-    Tenure,
-)
+from drover.coordinator.record import Record
+from drover.coordinator.records import Answers, Heartbeat, HistoryEntry, NodeRecord, Phase, State, Status, Tenure
 from tests.etcd import EtcdCluster, free_ports
 
 pytest_plugins = ("tests.etcd",)

@@ -15,7 +15,8 @@ from drover.coordinator.protocol import ownership
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.observer import stand_in
 from drover.coordinator.protocol.ownership import Seat
-from drover.coordinator.records import Evidence, Heartbeat, Record, State, Tenure
+from drover.coordinator.record import Record
+from drover.coordinator.records import Evidence, Heartbeat, State, Tenure
 from drover.coordinator.store import LeaseGone
 from drover.coordinator.txn import Put, Txn
 from tests.contract.seats import Recorded, join

@@ -23,7 +23,7 @@ from drover.agent.workloads.base import Absent, Condition, Exited, NotAllowedNow
 from drover.agent.workloads.process import LOG_SIZE, ProcessRuntime
 from drover.coordinator.clock import read_clock
 from drover.coordinator.protocol.clock import Deadline
-from drover.coordinator.records import WorkloadSpec
+from drover.coordinator.specs import WorkloadSpec
 
 STUBBORN = """
 import os, signal
@@ -548,7 +548,7 @@ from pathlib import Path
 from drover.agent.cgroups import Cgroups
 from drover.agent.workloads.process import ProcessRuntime
 from drover.coordinator.clock import read_clock
-from drover.coordinator.records import WorkloadSpec
+from drover.coordinator.specs import WorkloadSpec
 
 async def main(root, directory, spec):
     directory = Path(directory)

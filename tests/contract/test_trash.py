@@ -14,7 +14,8 @@ from drover.coordinator.etcd import Etcd
 from drover.coordinator.housekeeping import Housekeeping
 from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.member import Member
-from drover.coordinator.records import Record, State, Tenure, Trashed
+from drover.coordinator.record import Record
+from drover.coordinator.records import State, Tenure, Trashed
 from drover.coordinator.trash import name_in_trash
 from drover.coordinator.txn import Put, Txn
 from tests.contract.seats import join

@@ -14,13 +14,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from drover.coordinator.records import (
-    DatasetSpec,
-    LeaseRecord,
-    Pause,
-    State,
-    Tenure,
-)
+from drover.coordinator.records import LeaseRecord, Pause, State, Tenure
+from drover.coordinator.specs import DatasetSpec
 from drover.coordinator.store import LeaseGone
 from drover.coordinator.txn import Delete, Put, Txn, TxnResult
 from tests.model.agent import EPOCH, KEYS, SIZE, TRUE, Agent, T, Variant

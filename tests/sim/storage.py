@@ -29,7 +29,7 @@ from drover.agent.storage.base import (
     Volume,
     check_token,
 )
-from drover.coordinator.records import Limits
+from drover.coordinator.specs import Limits
 from tests.sim.machine import MachineProcess
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drover.agent.workloads.base import Condition, Exited, NotAllowedNow, Running, WorkloadError, fingerprint
-from drover.coordinator.records import WorkloadSpec
+from drover.coordinator.specs import WorkloadSpec
 
 if TYPE_CHECKING:
     from tests.sim.guard import SimGuard

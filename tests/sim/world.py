@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from drover.coordinator.keys import Keys
-from drover.coordinator.records import DatasetSpec, State, WorkloadSpec
+from drover.coordinator.records import State
+from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 from drover.coordinator.timings import PROFILES
 from drover.coordinator.txn import Delete, Put, Txn
 from tests.sim.checks import Checks

@@ -13,25 +13,23 @@ import pytest
 
 from drover.coordinator.cli import connection, main
 from drover.coordinator.keys import Keys
+from drover.coordinator.record import Record
 from drover.coordinator.records import (
     Answers,
     Cordon,
-    DatasetSpec,
     Evidence,
     Fence,
     Heartbeat,
     HistoryEntry,
     Holder,
-    Limits,
     NodeRecord,
     Phase,
-    Record,
     State,
     Status,
     Tenure,
     Trashed,
-    WorkloadSpec,
 )
+from drover.coordinator.specs import DatasetSpec, Limits, WorkloadSpec
 from drover.coordinator.store import Store
 from drover.coordinator.trash import name_in_trash
 from drover.coordinator.txn import Delete, Entry, Put, Txn

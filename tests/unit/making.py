@@ -8,18 +8,8 @@ from typing import Any
 from drover.coordinator.keys import Keys
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Node
 from drover.coordinator.protocol.ownership import Seat
-from drover.coordinator.records import (
-    Answers,
-    DatasetSpec,
-    Evidence,
-    Fence,
-    Holder,
-    Limits,
-    NodeRecord,
-    State,
-    Tenure,
-    WorkloadSpec,
-)
+from drover.coordinator.records import Answers, Evidence, Fence, Holder, NodeRecord, State, Tenure
+from drover.coordinator.specs import DatasetSpec, Limits, WorkloadSpec
 from drover.coordinator.txn import Put, Txn
 
 KEYS = Keys()

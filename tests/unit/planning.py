@@ -13,7 +13,8 @@ from drover.agent.steps import (
 from drover.agent.storage.base import Mounted
 from drover.agent.workloads.base import Condition, Exited, Running, fingerprint
 from drover.coordinator.protocol.dataset import Dataset
-from drover.coordinator.records import State, WorkloadSpec
+from drover.coordinator.records import State
+from drover.coordinator.specs import WorkloadSpec
 from tests.unit.making import (
     cluster,
     dataset,

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from drover.coordinator.records import DatasetSpec, State
+from drover.coordinator.records import State
+from drover.coordinator.specs import DatasetSpec
 from drover.coordinator.txn import Delete, Txn
 from tests.unit.cli_world import World, world
 

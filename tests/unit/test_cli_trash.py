@@ -6,7 +6,8 @@ import pytest
 
 from drover.coordinator.cli import rm
 from drover.coordinator.protocol.dataset import Dataset
-from drover.coordinator.records import Answers, DatasetSpec, State, Tenure, Trashed
+from drover.coordinator.records import Answers, State, Tenure, Trashed
+from drover.coordinator.specs import DatasetSpec
 from tests.unit.cli_world import World, world
 
 SPEC = '{"backend": "loopback", "size": "2GiB", "reclaim": "trash"}'

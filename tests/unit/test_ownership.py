@@ -11,17 +11,7 @@ from drover.coordinator.protocol import ownership
 from drover.coordinator.protocol.dataset import Dataset, Invalid
 from drover.coordinator.protocol.observer import stand_in
 from drover.coordinator.protocol.ownership import Seat
-from drover.coordinator.records import (
-    Answers,
-    Evidence,
-    Fence,
-    HistoryEntry,
-    Holder,
-    LeaseRecord,
-    Phase,
-    State,
-    Status,
-)
+from drover.coordinator.records import Answers, Evidence, Fence, HistoryEntry, Holder, LeaseRecord, Phase, State, Status
 from drover.coordinator.txn import CreateRevision, Delete, ModRevision, OnLease, Txn, absent
 from tests.unit.making import (
     DESIRED_CREATED,

@@ -11,16 +11,8 @@ from drover.coordinator.protocol import ownership
 from drover.coordinator.protocol.dataset import Dataset, Node
 from drover.coordinator.protocol.observer import stand_in
 from drover.coordinator.protocol.ownership import Seat
-from drover.coordinator.records import (
-    Evidence,
-    Heartbeat,
-    NodeRecord,
-    Phase,
-    Record,
-    State,
-    Status,
-    Tenure,
-)
+from drover.coordinator.record import Record
+from drover.coordinator.records import Evidence, Heartbeat, NodeRecord, Phase, State, Status, Tenure
 from drover.coordinator.store import LeaseGone
 from drover.coordinator.txn import Delete, Put, Txn
 from tests.model.store import MAX_OPERATIONS, ModelCluster

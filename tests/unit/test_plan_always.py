@@ -31,7 +31,8 @@ from drover.agent.storage.base import Attached, Away, Here, Mounted
 from drover.agent.workloads.base import Absent
 from drover.coordinator.protocol import ownership
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid, Node
-from drover.coordinator.records import Answers, DatasetSpec, Evidence, State, Tenure
+from drover.coordinator.records import Answers, Evidence, State, Tenure
+from drover.coordinator.specs import DatasetSpec
 from tests.unit.making import (
     BACKEND,
     cluster,

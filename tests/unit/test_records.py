@@ -9,28 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drover.coordinator.record import InvalidRecord, Record, timestamp
 from drover.coordinator.records import (
     Answers,
     Cluster,
     Cordon,
-    DatasetSpec,
     Evidence,
     Fence,
     Heartbeat,
     HistoryEntry,
     Holder,
-    InvalidRecord,
     LeaseRecord,
     NodeRecord,
     Phase,
-    Record,
     State,
     Status,
     Tenure,
-    WorkloadSpec,
-    timestamp,
 )
 from drover.coordinator.sizes import format_size, parse_size
+from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 from drover.coordinator.timings import MAX_D_HARD, PROFILES, Timings, required_wait
 
 GIB = 2**30

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from drover.coordinator.protocol.dataset import Dataset, Invalid
 from drover.coordinator.protocol.recovery import ROOM, Plan, Restored, plan
-from drover.coordinator.records import DatasetSpec, Holder, State, Tenure
+from drover.coordinator.records import Holder, State, Tenure
 from drover.coordinator.reports import NodeReport, VolumeReport
+from drover.coordinator.specs import DatasetSpec
 
 SPEC = DatasetSpec.model_validate({"backend": "loopback", "size": "1GiB", "failover": "any"})
 

@@ -8,7 +8,7 @@ import pytest
 
 from drover.agent.workloads.base import Exited
 from drover.agent.workloads.restart import restart_at, restarts
-from drover.coordinator.records import WorkloadSpec
+from drover.coordinator.specs import WorkloadSpec
 
 
 def spec(restart: Literal["always", "on-failure", "no"] = "always") -> WorkloadSpec:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.protocol.dataset import Invalid
-from drover.coordinator.records import Cordon, DatasetSpec, Phase, Record, Status
+from drover.coordinator.record import Record
+from drover.coordinator.records import Cordon, Phase, Status
+from drover.coordinator.specs import DatasetSpec
 from drover.coordinator.txn import Delete, Put, Txn
 from drover.coordinator.view import View
 from tests.model.store import ModelCluster, ModelStore

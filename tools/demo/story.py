@@ -13,7 +13,8 @@ from typing import TypeVar
 from drover.coordinator.cli.output import table
 from drover.coordinator.cli.playground.layout import Layout
 from drover.coordinator.keys import Keys, Kind
-from drover.coordinator.records import Heartbeat, HistoryEntry, Phase, Record, Status, Tenure
+from drover.coordinator.record import Record
+from drover.coordinator.records import Heartbeat, HistoryEntry, Phase, Status, Tenure
 from drover.coordinator.timings import Timings
 from tools.demo.client import Client
 from tools.demo.evidence import Ack, Epoch, Note, gap, losses, runs, two_writers, unanswered

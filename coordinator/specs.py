@@ -1,0 +1,86 @@
+"""What users want, as they write it to etcd: datasets and workloads. No I/O, no clock."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from drover.coordinator.keys import name_error
+from drover.coordinator.record import Name, Record, UserRecord
+from drover.coordinator.sizes import format_size, parse_size
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+
+
+class DatasetSpec(UserRecord):
+    """`datasets/<d>`: what a user wants. `{"backend": "loopback", "size": "10GiB"}` is enough."""
+
+    backend: str
+    size: Size
+    fs: Literal["xfs", "ext4"] | None = None
+    """File system; None: the back end's choice."""
+    failover: Literal["none", "any"] | tuple[Name, ...] = "none"
+    """Who may take the dataset when its node has died: nobody (it waits for its node), any node, or those listed."""
+    fencing: Literal["hard", "cooperative"] = "hard"
+    """`cooperative`: a silent node counts as stopped after W even if nothing would have reset its machine."""
+    group: Name | None = None
+    """Datasets of one group live on one node and move in one transaction."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    reclaim: Literal["retain", "trash", "delete"] = "retain"
+    """What `drover rm` does to the data: nothing, keep it for some days, destroy it. Who merely deletes the spec with
+    `trash` keeps the data, as with `retain`."""
+
+    @field_validator("failover", mode="before")
+    @classmethod
+    def _failover(cls, value: Any) -> Any:
+        if value not in ("none", "any") and not isinstance(value, list | tuple):
+            raise ValueError(f'failover must be "none", "any" or a list of nodes, not {value!r}')
+        for name in () if isinstance(value, str) else value:
+            if wrong := name_error(name) if isinstance(name, str) else "the name is not text":
+                raise ValueError(f"failover has {name!r}, which is not a node's name: {wrong}")
+        return value
+
+
+class WorkloadSpec(UserRecord):
+    """`workloads/<w>`: what uses datasets. Runs on the node that has all its datasets mounted."""
+
+    kind: Literal["process"] = "process"
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+    datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    environment: dict[str, str] = Field(default_factory=dict)
+    user: str | None = None
+    """User name or number; None: that of the agent."""
+    working_dir: str | None = None
+    """None: the path of the first dataset."""
+    stop_grace_period: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """Seconds between SIGTERM and SIGKILL."""
+    restart: Literal["always", "on-failure", "no"] = "always"
+
+    @model_validator(mode="after")
+    def _startable(self) -> Self:
+        """What execve(2) cannot be given is refused here, not found out at the start."""
+        texts = (*self.command, *self.environment, *self.environment.values(), self.user or "", self.working_dir or "")
+        if any("\0" in text for text in texts):
+            raise ValueError("no text in it may have a NUL character")
+        if wrong := [name for name in self.environment if not name or "=" in name]:
+            raise ValueError(f"environment has {wrong[0]!r}, which cannot be the name of a variable")
+        return self
+
+
+class Limits(Record):
+    """What a back end can make. fs: the file system where a spec names none. minimum: by file system, bytes."""
+
+    fs: str
+    minimum: dict[str, int]
+
+    def refuse(self, size: int, fs: str | None) -> str:
+        """Why a dataset of so many bytes cannot be made with this file system; "" where it can."""
+        kind = fs or self.fs
+        if kind not in self.minimum:
+            return f"fs must be {' or '.join(self.minimum)}, not {kind!r}"
+        if size >= (needed := self.minimum[kind]):
+            return ""
+        other = next((name for name, least in self.minimum.items() if least <= size), None)
+        more = f"ask for more, or for {other}" if other else "ask for more"
+        return f"size {format_size(size)} is too small: {kind} needs at least {format_size(needed)}; {more}"
