@@ -10,12 +10,12 @@ demo: setup ; @$(BIN)/python -m tools.demo
 test: setup
 	$(BIN)/pytest tests/unit -n 2
 	$(BIN)/pytest tests/model -n 2
-	$(BIN)/pytest tests/sim -n 2
+	$(BIN)/pytest tests/sim -n 2 -m 'not long'
 	$(BIN)/pytest tests/contract -n 2 --dist loadfile --timeout 240 -m 'not long'
 	$(BIN)/pytest tests/cluster -n 2 --dist loadfile --timeout 240
 test-all: test
 	tools/setup-vm
-	$(BIN)/pytest tests/contract -m long
+	$(BIN)/pytest tests/contract tests/sim -m long
 	$(BIN)/python -m tests.model.promela
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
 	$(BIN)/python -m tests.chaos run --minutes 5

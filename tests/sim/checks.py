@@ -30,6 +30,8 @@ class Checks:
         self._beats: dict[str, float] = {}
         self._acknowledged: dict[str, list[int]] = {}
         self._volume_of: dict[tuple[str, int], str] = {}
+        self._followed: set[tuple[str, str, int]] = set()
+        """By dataset, uid and number: requests that a handover has acted on."""
         self.tenures: dict[str, Tenure] = {}
         self.written = 0
 
@@ -73,6 +75,8 @@ class Checks:
         epoch, incarnation = (before.epoch, before.incarnation) if before else (0, "")
         if tenure.epoch < epoch or (tenure.epoch == epoch and tenure.incarnation != incarnation):
             self._breach(f"{name} went from epoch {epoch} of {incarnation} to {tenure.epoch} of {tenure.incarnation}")
+        if before is not None and tenure.epoch > epoch and tenure.because.startswith("desired says"):
+            self._follows(name, tenure)
         self.tenures[name] = tenure
         if tenure.state is State.ACTIVE:
             self._active.add((name, tenure.epoch, tenure.incarnation))
@@ -86,6 +90,13 @@ class Checks:
                 sender.machine,
                 f"{name}: epoch {tenure.epoch} {tenure.state} on {tenure.incarnation}{left} ({tenure.because})",
             )
+
+    def _follows(self, name: str, tenure: Tenure) -> None:
+        """Of a dataset that is no other's companion: each request moves it once."""
+        request = (name, tenure.uid, self._world.requests.get(name, 0))
+        if request in self._followed and not self._world.group_of(name):
+            self._breach(f"{name} goes to {tenure.node} again for a request that had been acted on")
+        self._followed.add(request)
 
     def _fence(self, incarnation: str, fence: Fence, sender: Sender) -> None:
         world = self._world

@@ -155,6 +155,18 @@ class Odds:
     watch_broken: float = 0.0
 
 
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of one transaction. late: seconds until it happens; answered: whether its sender hears of it."""
+
+    late: float = 0.0
+    answered: bool = True
+
+
+Expected = Callable[["Machine", Txn], Fate | None]
+"""Whether this is the transaction that something is to become of."""
+
+
 def failure(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
 
@@ -193,6 +205,8 @@ class Etcd:
         """By machine and member: until when nothing gets through between them."""
         self.slow: dict[str, float] = {}
         """By machine: until when answers take seconds to arrive."""
+        self.expected: list[Expected] = []
+        """Each is asked about every transaction that is sent, until it has said what becomes of one."""
         self._committed, self._changed = committed, changed
         self._watches: list[WatchCall] = []
         self.back = -NEVER
@@ -218,7 +232,13 @@ class Etcd:
         self.loop.call_at(when, call, *args, context=alone())
 
     def call(
-        self, machine: Machine, member: str, apply: Callable[[], Any], timeout: float, kind: str
+        self,
+        machine: Machine,
+        member: str,
+        apply: Callable[[], Any],
+        timeout: float,
+        kind: str,
+        txn: Txn | None = None,
     ) -> asyncio.Future[Any]:
         """One request: it arrives, happens and is answered, each at its time, or not."""
         rng, loop = self.rng, self.loop
@@ -229,7 +249,9 @@ class Etcd:
             back += rng.uniform(0.2, 3.0)
         fate, lost = rng.random(), False
         odds = self.odds
-        if kind == "txn":
+        if txn is not None and (meant := self._meant(machine, txn)) is not None:
+            there, lost = there + meant.late, not meant.answered
+        elif kind == "txn":
             if fate < odds.reply_lost:
                 lost = True
                 self.fault("committed, not answered", machine.name)
@@ -269,6 +291,13 @@ class Etcd:
 
         self.later(there, arrive)
         return answered
+
+    def _meant(self, machine: Machine, txn: Txn) -> Fate | None:
+        for expected in self.expected:
+            if (fate := expected(machine, txn)) is not None:
+                self.expected.remove(expected)
+                return fate
+        return None
 
     # What members answer.
 

@@ -1,18 +1,15 @@
-"""What goes wrong, and when: each run gets a few kinds of fault, often, rather than all of them, rarely (Groce et al.,
-Swarm Testing, ISSTA 2012)."""
+"""What goes wrong with machines, agents and etcd."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
 from functools import partial
 
 from drover.coordinator.protocol.session import GAP
-from drover.coordinator.records import Evidence, Fence, State
-from tests.sim.etcd import MEMBERS, Odds
+from drover.coordinator.records import State
+from tests.sim.etcd import MEMBERS
 from tests.sim.machine import Machine
-from tests.sim.storage import Slowness
 from tests.sim.world import World
 
 Fault = Callable[[World, Machine, random.Random], None]
@@ -26,7 +23,7 @@ def power_cut(world: World, machine: Machine, rng: random.Random) -> None:
     machine.power_off(rng.uniform(0.5, 20.0))
 
 
-def agent_restart(world: World, machine: Machine, rng: random.Random) -> None:
+def agent_restart(world: World, machine: Machine, rng: random.Random, soon: bool = False) -> None:
     if machine.agent_process is None or not machine.up:
         return
     world.fault("agent killed", machine.name)
@@ -37,7 +34,7 @@ def agent_restart(world: World, machine: Machine, rng: random.Random) -> None:
         if machine.boot == boot:
             machine.start_agent()
 
-    world.after(rng.choice((rng.uniform(0.05, 0.5), rng.uniform(0.5, 15.0))), back)
+    world.after(rng.choice((rng.uniform(0.05, 0.5), rng.uniform(0.05, 0.5) if soon else rng.uniform(0.5, 15.0))), back)
 
 
 def agent_stopped(world: World, machine: Machine, rng: random.Random) -> None:
@@ -180,72 +177,6 @@ def workload_ends(world: World, machine: Machine, rng: random.Random) -> None:
         machine.agent.workload_ended(name)
 
 
-def move(world: World, machine: Machine, rng: random.Random) -> None:
-    name = rng.choice(world.datasets)
-    world.fault("desired changed", machine.name)
-    world.wish(name)
-
-
-def changes_mind(world: World, machine: Machine, rng: random.Random) -> None:
-    """Off it shall go; no, it shall stay. Sometimes its agent restarts in between."""
-    name = rng.choice(world.datasets)
-    tenure = world.checks.tenures.get(name)
-    if tenure is None:
-        return
-    world.fault("desired changed and changed back", tenure.node)
-    world.wish(name)
-    back = rng.uniform(0.05, 3.5)
-    world.then(back, lambda: world.wish(name, tenure.node))
-    if rng.random() < 0.4:
-        holder = world.machines[tenure.node]
-        world.then(max(0.0, back + rng.uniform(-0.05, 0.2)), lambda: agent_restart(world, holder, rng))
-
-
-def spec_deleted(world: World, machine: Machine, rng: random.Random) -> None:
-    name = rng.choice(world.datasets)
-    if world.etcd.truth.entry(world.keys.dataset(name)) is None:
-        return
-    world.fault("spec deleted", machine.name)
-    workload = world.keys.workload(name)
-    spec = world.etcd.truth.entry(workload)
-    if spec is not None and rng.random() < 0.8:
-        world.erase(workload)
-    world.delete(name)
-
-    def again() -> None:
-        world.say("user", f"puts the spec of {name} again")
-        world.declare(name)
-        if spec is not None:
-            world.put(workload, spec.value)
-
-    if rng.random() < 0.9:
-        world.then(rng.choice((0.001, rng.uniform(0.0, 1.0), rng.uniform(0.0, 15.0))), again)
-
-
-def confirmed_off(world: World, machine: Machine, rng: random.Random) -> None:
-    """`drover fence --confirm`, of a machine that is off."""
-    tenures = [t for t in world.checks.tenures.values() if t.held and not world.machines[t.node].up]
-    named = [(h.node, h.incarnation) for t in world.checks.tenures.values() for h in t.unfenced]
-    off = [(t.node, t.incarnation) for t in tenures] + [
-        (n, i)
-        for n, i in named
-        if not i.startswith(f"{n}.{world.machines[n].boot_id[:12]}") or not world.machines[n].up
-    ]
-    if not off:
-        return
-    node, incarnation = rng.choice(off)
-    world.fault("operator confirms", node)
-    fence = Fence(node=node, by="operator", evidence=Evidence.OPERATOR)
-    world.put(world.keys.fence(incarnation), fence.encode())
-    world.checks.operator(incarnation)
-
-
-def cordoned(world: World, machine: Machine, rng: random.Random) -> None:
-    world.fault("cordon", machine.name)
-    world.put(world.keys.cordon(machine.name), b"{}")
-    world.after(rng.uniform(1.0, 15.0), lambda: world.erase(world.keys.cordon(machine.name)))
-
-
 def holder_in_trouble(world: World, machine: Machine, rng: random.Random) -> None:
     """Whoever is on its way with a dataset is hit."""
     midway = [t for t in world.checks.tenures.values() if t.state is State.ASSIGNED or t.unfenced or not t.born]
@@ -255,68 +186,36 @@ def holder_in_trouble(world: World, machine: Machine, rng: random.Random) -> Non
     rng.choice((power_cut, agent_restart, agent_stopped, cut_off))(world, victim, rng)
 
 
-FAULTS: dict[str, Fault] = {
-    f.__name__: f
-    for f in (
-        power_cut,
-        agent_restart,
-        agent_stopped,
-        guard_killed,
-        guard_stopped,
-        both_stopped,
-        storage_hangs,
-        cut_off,
-        cut_off_from_one,
-        slow_answers,
-        lease_revoked_early,
-        election,
-        member_dies,
-        member_freezes,
-        member_lags,
-        outage,
-        compaction,
-        watches_break,
-        workload_ends,
-        move,
-        changes_mind,
-        spec_deleted,
-        confirmed_off,
-        cordoned,
-        holder_in_trouble,
-    )
-}
+def dies_with_its_lease(world: World, machine: Machine, rng: random.Random) -> None:
+    """Nobody sees it in `nodes/` any more, and what it held is still its own."""
+    member = machine.agent._member if machine.agent is not None else None
+    if not machine.up or member is None or not member.lease:
+        return
+    world.fault("power cut, and its lease ends", machine.name)
+    world.etcd.expire(member.lease)
+    machine.power_off(rng.uniform(5.0, 30.0))
 
 
-@dataclass(frozen=True)
-class Focus:
-    """What a run is to be about, rather than a few kinds of fault by chance. odds: fields of Odds and Slowness."""
+def forgets_its_session(world: World, machine: Machine, rng: random.Random) -> None:
+    """The agent restarts, and what it left for its successor is gone or damaged."""
+    if machine.agent_process is None or not machine.up:
+        return
+    world.fault("agent killed, its saved session lost", machine.name)
+    machine.end_agent()
+    if rng.random() < 0.5:
+        machine.files.session.unlink(missing_ok=True)
+    else:
+        machine.files.session.write_text('{"incarnation": "')
+    boot = machine.boot
+    world.after(rng.uniform(0.05, 4.0), lambda: machine.start_agent() if machine.boot == boot else None)
 
-    faults: tuple[str, ...] = ()
-    odds: Mapping[str, float] = field(default_factory=dict)
 
-
-BY_CHANCE = Focus()
-
-
-def unleash(world: World, focus: Focus = BY_CHANCE) -> None:
-    """From now on, until `World.heal`."""
-    rng = world.rng
-    chosen = [*rng.sample(sorted(FAULTS), rng.randint(2, 7)), "move", "changes_mind"]
-    if focus.faults:
-        chosen = list(focus.faults)
-    pace = rng.choice((1.0, 2.0, 4.0))
-    world.cooperative = rng.random() < 0.2
-    odds = {f.name: rng.uniform(0.005, 0.1) for f in fields(Odds) if rng.random() < 0.35}
-    slow = {f.name: rng.uniform(0.01, 0.15) for f in fields(Slowness) if rng.random() < 0.3}
-    for name, value in focus.odds.items():
-        (odds if name in Odds.__dataclass_fields__ else slow)[name] = value
-    world.etcd.odds, world.storage.slowness = Odds(**odds), Slowness(**slow)
-
-    def next_one() -> None:
-        if not world.trouble:
-            return
-        fault = FAULTS[rng.choice(chosen)]
-        fault(world, rng.choice(list(world.machines.values())), rng)
-        world.after(rng.expovariate(1.0 / pace), next_one)
-
-    world.after(rng.uniform(2.0, 6.0), next_one)
+def hangs_and_is_cut_off(world: World, machine: Machine, rng: random.Random) -> None:
+    """The ladder cannot succeed, and where no reset is armed the machine goes on to the end of it."""
+    if world.cooperative or machine.unkillable > world.loop.now:
+        return
+    world.fault("storage hangs, cut off from etcd", machine.name)
+    away = rng.uniform(6.0, 12.0)
+    machine.unkillable = world.loop.now + away + rng.uniform(2.0, 12.0)
+    for member in MEMBERS:
+        world.etcd.cut[machine.name, member] = world.loop.now + away

@@ -8,9 +8,9 @@ from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import get_context
 
-from tests.sim.faults import BY_CHANCE
 from tests.sim.mutants import MUTANTS, mutated
 from tests.sim.run import simulator
+from tests.sim.swarm import scenario_of
 from tests.sim.world import Outcome
 
 CHUNK = 10
@@ -19,10 +19,9 @@ CHUNK = 10
 def chunk(seeds: range, seconds: float, mutant: str) -> list[Outcome]:
     """Several runs, in a process of its own. Stops at one that fails."""
     outcomes = []
-    focus = MUTANTS[mutant].focus if mutant else BY_CHANCE
     with simulator() as sim, mutated(MUTANTS[mutant]) if mutant else nullcontext():
         for seed in seeds:
-            outcomes.append(replace(sim.run(seed, seconds, focus), story=[]))
+            outcomes.append(replace(sim.run(seed, seconds), story=[]))
             if outcomes[-1].broken:
                 break
     return outcomes
@@ -30,9 +29,8 @@ def chunk(seeds: range, seconds: float, mutant: str) -> list[Outcome]:
 
 def one(seed: int, seconds: float, mutant: str) -> Outcome:
     """A run with the agents' logs in its story."""
-    focus = MUTANTS[mutant].focus if mutant else BY_CHANCE
     with simulator() as sim, mutated(MUTANTS[mutant]) if mutant else nullcontext():
-        return sim.run(seed, seconds, focus, logs=True)
+        return sim.run(seed, seconds, logs=True)
 
 
 def many(seeds: range, seconds: float, mutant: str, jobs: int) -> Iterator[Outcome]:
@@ -48,11 +46,17 @@ def many(seeds: range, seconds: float, mutant: str, jobs: int) -> Iterator[Outco
                 return
 
 
+class NoMutant(Exception):
+    """It does not fit the product any more: an agent ended by an error of its own."""
+
+
 def hunt(mutant: str, seeds: range, seconds: float) -> Outcome | None:
-    """The first run in which the lack of this rule matters."""
+    """The first run in which the lack of this rule matters, among those that favour what it is for. Raises NoMutant."""
     with simulator() as sim, mutated(MUTANTS[mutant]):
         for seed in seeds:
-            if (outcome := sim.run(seed, seconds, MUTANTS[mutant].focus)).broken:
+            if scenario_of(seed) == MUTANTS[mutant].scenario and (outcome := sim.run(seed, seconds)).broken:
+                if " ended: " in outcome.broken:
+                    raise NoMutant(f"{mutant}, seed {seed}: {outcome.broken}")
                 return replace(outcome, story=[])
     return None
 

@@ -23,7 +23,9 @@ class _Stub:
     async def Txn(self, request: Txn, timeout: float, metadata: Any) -> Any:
         m = self._member
         sender = m.machine.sender()
-        return await m.etcd.call(m.machine, m.name, lambda: m.etcd.txn(m.name, request, sender), timeout, "txn")
+        return await m.etcd.call(
+            m.machine, m.name, lambda: m.etcd.txn(m.name, request, sender), timeout, "txn", request
+        )
 
     async def Range(self, request: Any, timeout: float, metadata: Any) -> Any:
         m = self._member

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import shutil
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from tests.sim.faults import BY_CHANCE, Focus, unleash
+from tests.sim.swarm import unleash
 from tests.sim.virtual import Chance, virtual
 from tests.sim.world import Line, Outcome, World
 
@@ -73,23 +74,25 @@ class Simulator:
     def __init__(self, directory: Path, chance: Chance) -> None:
         self._directory, self._chance = directory, chance
 
-    def run(self, seed: int, seconds: float = TROUBLE, focus: Focus = BY_CHANCE, logs: bool = False) -> Outcome:
+    def run(self, seed: int, seconds: float = TROUBLE, logs: bool = False) -> Outcome:
         """One run from its beginning to its end. logs: the agents' own are part of the story."""
         directory = self._directory / str(seed)
         directory.mkdir()
         world = World(seed, directory)
         self._chance.random = world.rng
         with _logged(world) if logs else nullcontext():
-            return self._run(world, directory, seconds, focus)
+            return self._run(world, directory, seconds)
 
-    def _run(self, world: World, directory: Path, seconds: float, focus: Focus) -> Outcome:
-        unleash(world, focus)
+    def _run(self, world: World, directory: Path, seconds: float) -> Outcome:
+        unleash(world)
         world.begin()
         world.run_for(seconds)
         settled = None if world.broken else self._settle(world)
         outcome = world.outcome(settled)
         world.broken = world.broken or "over"
         world.loop.wind_up()
+        # Tasks are numbered anew in each run; asyncio's own set of them finds equal numbers slowly.
+        asyncio.tasks._all_tasks.clear()  # type: ignore[attr-defined]
         if world.seed % SWEEP == 0:
             gc.collect()
         shutil.rmtree(directory)
@@ -105,6 +108,13 @@ class Simulator:
             world.breach(f"{', '.join(left)} not active {CALM:.0f} s after all trouble had ended")
             return None
         settled = world.loop.now - healed
+        if world.one_dies:
+            world.loses_one()
+            world.run_for(CALM, lambda: not world.unserved_elsewhere())
+            if left := world.unserved_elsewhere():
+                world.breach(f"{', '.join(left)} not active elsewhere {CALM:.0f} s after its machine had died")
+                return None
+            world.finds_it_again()
         # A move to an incarnation that is dead and not yet known to be is answered, and then failed over.
         world.run_for(CALM, world.all_live)
         world.move()

@@ -11,10 +11,10 @@ RUNS = 60
 """Of `make test`; `make sim` has more."""
 
 
-def sim(*arguments: str) -> subprocess.CompletedProcess[str]:
+def sim(*arguments: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
     """`python -m tests.sim`: in a process of its own, since it puts other clocks in the product's place."""
     command = [sys.executable, "-m", "tests.sim", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.mark.timeout(300)
@@ -26,7 +26,14 @@ def test_every_promise_holds_under_all_faults() -> None:
 
 @pytest.mark.timeout(300)
 def test_a_protocol_that_lacks_a_rule_is_found_out() -> None:
-    run = sim("--mutants", "quick", "--seeds", "40", "--jobs", "2")
+    run = sim("--mutants", "quick", "--seeds", "400", "--jobs", "2")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_every_protocol_that_lacks_a_rule_is_found_out_within_2000_runs() -> None:
+    run = sim("--mutants", "all", "--seeds", "2000", "--jobs", "2", timeout=1700)
     assert run.returncode == 0, run.stdout + run.stderr
 
 

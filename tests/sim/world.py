@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from drover.coordinator.keys import Keys
 from drover.coordinator.records import State
@@ -23,6 +23,8 @@ from tests.sim.machine import Machine, MachineProcess
 from tests.sim.storage import BLOCK, SHARED, Slowness, Storage
 
 SIZE = 2**30
+FAILOVER: tuple[Literal["none", "any"] | tuple[str, ...], ...] = ("any", "any", "any", ("a", "b"), ("b", "c"), "none")
+"""What specs say, each as often."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class World:
         self.backends = {name: rng.choice((SHARED, SHARED, BLOCK)) for name in self.datasets}
         self.grouped = rng.random() < 0.5
         self.cooperative = False
+        self.one_dies = False
+        """In the end, and then what may be elsewhere must be."""
+        self.requests: dict[str, int] = {}
+        """How often something else was wanted of each."""
+        self.failover = {name: rng.choice(FAILOVER) for name in self.datasets}
         self.wanted = {name: rng.choice(list(self.machines)) for name in self.datasets}
         """Where each shall be in the end."""
         if self.grouped:
@@ -175,12 +182,15 @@ class World:
         spec = DatasetSpec(
             backend=self.backends[name],
             size=SIZE,
-            failover="any",
+            failover=self.failover[name],
             reclaim=rng.choice(["retain", "delete"]),
             fencing="cooperative" if self.cooperative else "hard",
-            group="g" if self.grouped and name != "d" else None,
+            group=self.group_of(name),
         )
         self.put(self.keys.dataset(name), spec.encode())
+
+    def group_of(self, name: str) -> str | None:
+        return "g" if self.grouped and name != "d" else None
 
     def delete(self, name: str) -> None:
         """Of a spec. What it says of the data now is what a user asks for."""
@@ -197,6 +207,9 @@ class World:
     def wish(self, name: str, to: str | None = None) -> None:
         to = to or self.rng.choice([*self.machines, *self.machines, "nod-b"])
         self.say("user", f"wants {name} on {to}")
+        before = self.etcd.truth.entry(self.keys.desired(name))
+        if before is None or before.value != to.encode():
+            self.requests[name] = self.requests.get(name, 0) + 1
         self.put(self.keys.desired(name), to.encode())
 
     def begin(self) -> None:
@@ -216,6 +229,7 @@ class World:
         self.trouble = False
         etcd, loop = self.etcd, self.loop
         etcd.odds, self.storage.slowness = Odds(), Slowness()
+        etcd.expected.clear()
         etcd.cut.clear()
         etcd.slow.clear()
         for state in etcd.members.values():
@@ -242,6 +256,24 @@ class World:
         for name in self.datasets:
             self.erase(self.keys.desired(name))
             self.wish(name, self.wanted[name])
+
+    def loses_one(self) -> None:
+        """For good: a machine that is reset where it hangs, so that nobody has to say that it is dead."""
+        lost = self.machines[self.rng.choice([name for name, machine in self.machines.items() if machine.armed])]
+        self.fault("dies for good", lost.name)
+        member = lost.agent._member if lost.agent is not None else None
+        if member is not None and self.rng.random() < 0.7:
+            self.etcd.expire(member.lease)
+        lost.power_off(float("inf"))
+
+    def finds_it_again(self) -> None:
+        for machine in self.machines.values():
+            machine.power_on()
+
+    def unserved_elsewhere(self) -> list[str]:
+        """Those that may be on a machine that is up, and are nowhere."""
+        up = {name for name, machine in self.machines.items() if machine.up}
+        return [n for n in self.unserved() if (who := self.failover[n]) == "any" or (who != "none" and up & set(who))]
 
     def all_live(self) -> bool:
         known = {t.incarnation for t in self.checks.tenures.values() if t.held}
