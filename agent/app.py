@@ -31,6 +31,7 @@ from drover.agent.preparer import Preparer
 from drover.agent.reporter import Reporter
 from drover.agent.sight import Sight
 from drover.agent.storage.base import Backend
+from drover.agent.systemd import Systemd
 from drover.agent.telemetry import Telemetry
 from drover.agent.worker import Shared
 from drover.agent.workers import Workers
@@ -73,8 +74,8 @@ def first(group: BaseExceptionGroup[E]) -> E:
 class Agent:
     """One agent: the parts that outlive an incarnation, and the loop that takes a new one where the last was fenced."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, systemd: Systemd | None = None) -> None:
+        self._settings, self._systemd = settings, systemd or Systemd()
         self._keys = Keys(settings.prefix)
         self._cgroups = Cgroups.find(settings.cgroup)
         self._telemetry = Telemetry(settings.node)
@@ -97,7 +98,8 @@ class Agent:
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self._alone())
             self._cgroups.make("agent")
-            self._cgroups.enter("agent")
+            if not self._systemd.started_us:  # a unit's process stays in the cgroup that its journal and limits go by
+                self._cgroups.enter("agent")
             guard = self._guard = stack.enter_context(Guard(settings.run_dir))
             helpers = await stack.enter_async_context(HelperPool(self._cgroups, guard, left_over=True))
             self._backends = make_backends(settings, helpers)
@@ -107,6 +109,7 @@ class Agent:
             await stack.enter_async_context(rpc.serving(self._sight, settings.listen.grpc))
             await stack.enter_async_context(http.serving(self._sight, self._telemetry, settings.listen.http))
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._systemd.keep(self._sight, settings.timings.d_soft))
                 group.create_task(guard.keep(self._turned.set))
                 group.create_task(self._examine_backends())
                 group.create_task(self._live(guard, helpers))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 import uvloop
 
@@ -17,8 +19,10 @@ from drover.agent.cgroups import CgroupError
 from drover.agent.config import Settings, load_or_exit
 from drover.agent.config_errors import ConfigError
 from drover.agent.guard.client import GuardFailed
+from drover.agent.install import install
 from drover.agent.priority import prefer
 from drover.agent.storage.base import StorageError
+from drover.agent.systemd import Systemd
 from drover.agent.tokens import report
 from drover.coordinator.join import NotOurCluster, Refused
 from drover.coordinator.store import Denied, Unfit
@@ -28,13 +32,13 @@ log = logging.getLogger(__name__)
 FAILED, USAGE = 1, 2
 
 
-async def _run(settings: Settings) -> None:
+async def _run(settings: Settings, systemd: Systemd) -> None:
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
-    await Agent(settings).run()
+    await Agent(settings, systemd).run()
 
 
 def _reasons(error: BaseException) -> list[BaseException]:
@@ -57,12 +61,30 @@ def _tokens(arguments: list[str]) -> int:
     return 0
 
 
+def _install(arguments: list[str]) -> int:
+    """`drover-agent install [ROOT]`: its exit status."""
+    if len(arguments) > 1 or arguments[:1] in (["--help"], ["-h"]):
+        print("Usage: drover-agent install [ROOT]\n\nWrites units and settings below ROOT/etc (ROOT: /).")  # noqa: T201
+        return 0 if len(arguments) == 1 else USAGE
+    try:
+        for path in install(Path(*arguments[:1] or "/"), os.path.abspath(sys.argv[0])):
+            print(path)  # noqa: T201
+    except OSError as error:
+        print(f"drover-agent: {error.filename}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return FAILED
+    return 0
+
+
+_COMMANDS = {"tokens": _tokens, "install": _install}
+
+
 def main() -> None:
-    """`drover-agent`, or `drover-agent tokens`. Exit status: 0 as asked, 1 cannot go on, 2 a setting is wrong."""
-    if sys.argv[1:2] == ["tokens"]:
-        sys.exit(_tokens(sys.argv[2:]))
+    """`drover-agent`, or one of its commands. Exit status: 0 as asked, 1 cannot go on, 2 a setting is wrong."""
+    if (command := _COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else "")) is not None:
+        sys.exit(command(sys.argv[2:]))
     settings = load_or_exit(sys.argv[1:], os.environ)
     logs.setup(settings.log_level)
+    faulthandler.enable()  # SIGABRT, by systemd's watchdog: where the event loop hangs is in the journal
     try:
         prefer(os.getpid())
     except OSError as error:
@@ -71,7 +93,7 @@ def main() -> None:
         )
     known = (AlreadyRunning, CannotListen, CgroupError, ConfigError, Denied, GuardFailed, NotOurCluster, Refused, Unfit)
     try:
-        uvloop.run(_run(settings))
+        uvloop.run(_run(settings, Systemd.take(os.environ)))
     except asyncio.CancelledError:
         sys.exit(0)
     except BaseException as error:

@@ -23,7 +23,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from prometheus_client import make_wsgi_app
 
 from drover.agent.api.errors import CannotListen
-from drover.agent.api.source import ETCD, SESSION, Source, gauges, unhealthy
+from drover.agent.api.source import Source, gauges, unhealthy, unready
 from drover.agent.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ class _App:
             wrong: dict[str, str] = self._ask(lambda: unhealthy(self._source))
         except TimeoutError:
             return _text(start_response, "503 Service Unavailable", "The agent's event loop does not answer.\n")
-        failing = wrong if path == "/healthz" else {n: why for n, why in wrong.items() if n in (ETCD, SESSION)}
+        failing = wrong if path == "/healthz" else unready(wrong)
         said = json.dumps({"ok": not failing, "wrong": wrong})
         return _text(
             start_response, "503 Service Unavailable" if failing else "200 OK", f"{said}\n", "application/json"

@@ -136,6 +136,21 @@ def unhealthy(source: Source) -> dict[str, str]:
     return {name: reason for name, reason in reported(source).items() if reason is not None}
 
 
+def unready(wrong: Mapping[str, str]) -> dict[str, str]:
+    """What of it keeps the node from taking part; a sick back end leaves it to the datasets of the others."""
+    return {name: reason for name, reason in wrong.items() if name in (ETCD, SESSION)}
+
+
+def summary(source: Source) -> str:
+    """How the agent is, in one line: what /readyz says, and what is here."""
+    wrong = unhealthy(source)
+    here = sum(view.here for view in source.datasets())
+    told = "; ".join(f"{name}: {reason}" for name, reason in sorted(wrong.items()))
+    if unready(wrong):
+        return f"not ready: {told}"
+    return f"ready, {here} dataset{'' if here == 1 else 's'} here" + (f"; {told}" if told else "")
+
+
 def gauges(source: Source) -> Gauges:
     counts = Counter((view.phase.value, view.backend) for view in source.datasets())
     return Gauges(

@@ -1,0 +1,109 @@
+"""Starts a machine that boots the system's own systemd as its first process. Standard library only: runs as a script.
+
+It stays outside, ends when the machine does, with the signal by which reboot(2) says how it went down: SIGHUP to boot
+again, SIGINT to stay off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from drover.coordinator.cli.playground import syscalls
+
+MS_RDONLY, MS_REMOUNT = 1, 32
+_MASKED = (
+    *(f"systemd-{name}.service" for name in ("udevd", "binfmt", "sysctl", "modules-load", "remount-fs")),
+    *(f"systemd-{name}.service" for name in ("random-seed", "update-utmp", "timesyncd", "logind", "sysusers")),
+    *(f"systemd-{name}.service" for name in ("tmpfiles-setup-dev", "tmpfiles-setup", "machine-id-commit", "pstore")),
+    *(f"systemd-{name}.service" for name in ("firstboot", "hwdb-update", "journal-catalog-update", "udev-trigger")),
+    *("systemd-tmpfiles-clean.timer", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket"),
+    *("dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount"),
+    *("sys-kernel-config.mount", "sys-fs-fuse-connections.mount", "proc-sys-fs-binfmt_misc.automount"),
+    *("proc-sys-fs-binfmt_misc.mount", "getty.target", "console-getty.service", "systemd-ask-password-console.path"),
+)
+"""What would change the computer that the machine is on."""
+TARGET = """\
+[Unit]
+Requires=basic.target
+After=basic.target
+AllowIsolate=yes
+"""
+
+
+def main() -> NoReturn:
+    """Argument: JSON with name, cgroup, binds (source, target), units (directory)."""
+    boot = json.loads(sys.argv[1])
+    group = Path(boot["cgroup"])
+    (group / "cgroup.procs").write_text("0")
+    syscalls.unshare(
+        syscalls.CLONE_NEWNS
+        | syscalls.CLONE_NEWPID
+        | syscalls.CLONE_NEWUTS
+        | syscalls.CLONE_NEWIPC
+        | syscalls.CLONE_NEWCGROUP
+    )
+    (group / "exec").mkdir(exist_ok=True)
+    (group / "exec/cgroup.procs").write_text("0")
+    child = os.fork()
+    if child == 0:
+        Path("/proc/self/oom_score_adj").write_text("0")
+        _become(boot, group)
+    _, status = os.waitpid(child, 0)
+    os._exit(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 100)
+
+
+def _become(boot: dict[str, object], group: Path) -> NoReturn:
+    os.setsid()
+    (group / "cgroup.procs").write_text("0")  # for systemd, which makes its own below
+    syscalls.mount("none", Path("/"), flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        left, _, right = line.partition(" - ")
+        target = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), left.split()[4])
+        if right.split()[1].startswith("/dev/loop") or target.startswith("/run/netns/"):
+            syscalls.unmount(Path(target), syscalls.MNT_DETACH)
+    syscalls.mount("proc", Path("/proc"), "proc")
+    for directory in ("/run", "/srv", "/etc/systemd/system", "/var/log/journal", "/sys/fs/cgroup"):
+        if Path(directory).is_dir():
+            syscalls.mount("tmpfs", Path(directory), "tmpfs", data="mode=755")
+    syscalls.mount("cgroup2", Path("/sys/fs/cgroup"), "cgroup2")
+    for source, target in boot["binds"]:  # type: ignore[attr-defined]
+        syscalls.bind(Path(source), Path(target))
+    syscalls.bind(Path("/dev/null"), Path("/dev/console"))
+    system = Path("/etc/systemd/system")
+    for name in _MASKED:
+        (system / name).symlink_to("/dev/null")
+    (system / "booted.target").write_text(TARGET)
+    _copy(Path(str(boot["units"])), system)
+    syscalls.bind(Path("/proc/sys"), Path("/proc/sys"))
+    syscalls.mount("none", Path("/proc/sys"), flags=MS_REMOUNT | MS_RDONLY | syscalls.MS_BIND)
+    socket.sethostname(str(boot["name"]))
+    null = os.open("/dev/null", os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.closerange(3, 1 << 16)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    environment = {"container": "drover", "PATH": os.environ["PATH"]}
+    os.execve("/lib/systemd/systemd", ["/lib/systemd/systemd", "--unit=booted.target"], environment)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Units, with their drop-ins; a link stays one."""
+    for path in source.iterdir():
+        if path.is_symlink():
+            (target / path.name).symlink_to(os.readlink(path))
+        elif path.is_dir():
+            (target / path.name).mkdir(exist_ok=True)
+            _copy(path, target / path.name)
+        else:
+            (target / path.name).write_text(path.read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The units in a real, booted systemd: what happens to datasets when systemd does something to the agent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.booted import Booted
+from tests.cluster import writer
+from tests.cluster.writer import Acknowledged
+from tests.etcd import EtcdCluster
+from tests.playground import eventually
+
+ETCDCTL = str(Path(sys.executable).with_name("etcdctl"))
+SPEC = {"backend": "loopback", "size": "64MiB", "fs": "ext4", "failover": "any", "fencing": "cooperative"}
+TIMINGS = "timings = { heartbeat = 1.0, d_soft = 10.0, d_io = 12.0, d_hard = 14.0, wait = 15.0 }"
+"""The machine that tests run on is busy: an agent may take some seconds to start."""
+
+
+class Cluster:
+    """Booted machines, one etcd, and datasets with writers that commit to them."""
+
+    def __init__(self, directory: Path, etcd: str) -> None:
+        self.directory, self.etcd = directory, etcd
+        (directory / "images").mkdir()
+
+    def machine(self, name: str, settings: str = TIMINGS) -> Booted:
+        return Booted(self.directory, name, self.etcd, self.directory / "images", settings)
+
+    def etcdctl(self, *arguments: str) -> str:
+        command = [ETCDCTL, "--endpoints", self.etcd, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+    def put(self, key: str, value: object) -> None:
+        self.etcdctl("put", f"/drover/{key}", "--", value if isinstance(value, str) else json.dumps(value))
+
+    def keys(self, kind: str) -> list[str]:
+        return self.etcdctl("get", "--prefix", "--keys-only", f"/drover/{kind}/").split()
+
+    def get(self, key: str) -> dict[str, object]:
+        value = self.etcdctl("get", "--print-value-only", f"/drover/{key}")
+        found: dict[str, object] = json.loads(value) if value else {}
+        return found
+
+    def write(self, dataset: str, node: str, **spec: object) -> None:
+        """A dataset, and a writer that commits to it on a node."""
+        self.put(f"datasets/{dataset}", SPEC | spec)
+        self.put(f"desired/{dataset}", node)
+        command = [sys.executable, "-I", "-S", writer.__file__, str(self.directory / f"{dataset}.acknowledged")]
+        self.put(f"workloads/{dataset}", {"command": command, "datasets": [dataset], "stop_grace_period": 5})
+        self.goes_on(dataset, node)
+
+    def acknowledged(self, dataset: str) -> list[Acknowledged]:
+        return writer.acknowledged(self.directory / f"{dataset}.acknowledged")
+
+    def goes_on(self, dataset: str, node: str, within: float = 30.0) -> None:
+        """Until a record that is newer than now was committed there."""
+        before = len(self.acknowledged(dataset))
+
+        def more() -> bool:
+            now = self.acknowledged(dataset)
+            return len(now) > before and now[-1].node == node
+
+        eventually(more, f"{dataset} is written on {node}: {self.get(f'status/{dataset}')}", within, 0.02)
+
+    def check(self, dataset: str, machine: Booted) -> None:
+        """No record that was committed is lost, none is doubled, no two writers overlap."""
+        promised = self.acknowledged(dataset)
+        writer.check(promised, machine.run("cat", f"/srv/drover/{dataset}/{writer.RECORDS}"))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with EtcdCluster() as etcd:
+        yield Cluster(tmp_path_factory.mktemp("booted"), etcd.members[0].endpoint)
+
+
+@pytest.fixture(scope="module")
+def machine(cluster: Cluster) -> Iterator[Booted]:
+    identity = Path("/etc/machine-id").read_text()
+    with cluster.machine("node-a") as booted:
+        cluster.write("notes", "node-a")
+        yield booted
+    assert Path("/etc/machine-id").read_text() == identity, "the computer that tests run on has kept its identity"
+
+
+def mount_of(machine: Booted, dataset: str) -> str:
+    """Its line in the mount table of the whole machine, with the mount's id."""
+    return machine.run("grep", f" /srv/drover/{dataset} ", "/proc/1/mountinfo")
+
+
+def pid(machine: Booted) -> int:
+    return int(machine.shows()["MainPID"])
+
+
+def test_under_systemd_it_is_active_healthy_and_says_so_in_one_line(machine: Booted) -> None:
+    shows = machine.shows()
+    assert (shows["ActiveState"], shows["SubState"]) == ("active", "running")
+    assert shows.get("StatusText") == "ready, 1 dataset here"
+    assert shows["ControlGroup"] == "/system.slice/drover-agent.service"
+    assert "0::/system.slice/drover-agent.service" in machine.run("cat", f"/proc/{pid(machine)}/cgroup").splitlines()
+    assert machine.asked("/readyz")[0] == 200
+    assert machine.asked("/healthz")[0] == 200
+    assert mount_of(machine, "notes"), "what the agent mounts is mounted for the whole machine"
+
+
+def test_no_commit_fails_while_systemd_restarts_the_agent(cluster: Cluster, machine: Booted) -> None:
+    before, mount = pid(machine), mount_of(machine, "notes")
+    machine.run("systemctl", "restart", "drover-agent")
+    assert pid(machine) != before
+    eventually(lambda: machine.shows().get("StatusText") == "ready, 1 dataset here", "it is ready again", 20, 0.1)
+    cluster.goes_on("notes", "node-a")
+    cluster.check("notes", machine)
+    assert len(writer.turns(cluster.acknowledged("notes"))) == 1, "a writer whose commit fails ends"
+    assert mount_of(machine, "notes") == mount
+    assert cluster.get("owners/notes")["epoch"] == 1
+    assert cluster.keys("fences") == []
+
+
+@pytest.mark.long
+def test_an_agent_that_hangs_is_killed_by_systemds_watchdog_and_back_before_its_deadline(
+    cluster: Cluster, machine: Booted
+) -> None:
+    before, mount, restarts = pid(machine), mount_of(machine, "notes"), int(machine.shows()["NRestarts"])
+    machine.run("kill", "-STOP", str(before))
+    eventually(lambda: int(machine.shows()["NRestarts"]) > restarts, "the watchdog has ended it", 10, 0.1)
+    eventually(lambda: machine.shows().get("StatusText") == "ready, 1 dataset here", "it is ready again", 20, 0.1)
+    assert pid(machine) != before
+    assert "Fatal Python error: Aborted" in machine.log(), "where it hung is in the journal"
+    assert "gate closed: no heartbeat" not in machine.run("journalctl", "-b", "--no-pager", "-o", "cat")
+    cluster.goes_on("notes", "node-a")
+    cluster.check("notes", machine)
+    assert len(writer.turns(cluster.acknowledged("notes"))) == 1
+    assert mount_of(machine, "notes") == mount
+    assert cluster.get("owners/notes")["epoch"] == 1
+    assert cluster.keys("fences") == []
