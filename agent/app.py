@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import drover
-from drover.agent import testify
+from drover.agent import control, testify
 from drover.agent.api import http, rpc
 from drover.agent.backends import make_backends
 from drover.agent.cgroups import Cgroups
@@ -25,6 +25,7 @@ from drover.agent.halt import until_decided
 from drover.agent.helper.pool import HelperPool
 from drover.agent.ignored import IgnoredInput
 from drover.agent.janitor import Janitor
+from drover.agent.leave import Hands, Leave
 from drover.agent.local import Local
 from drover.agent.machine import boot_id
 from drover.agent.preparer import Preparer
@@ -88,6 +89,8 @@ class Agent:
         self._marks = MarkFile(settings.state_dir / MARK)
         self._backends: Mapping[str, Backend] = {}
         self._runtimes: Mapping[str, Runtime] = {}
+        self._reporter: Reporter | None = None
+        self._leave = Leave(self._keys, settings.on_shutdown, settings.shutdown_timeout, settings.reboot_grace)
 
     async def run(self) -> None:
         """Until cancelled; then everything that is mounted and runs is left as it is, for the next agent.
@@ -108,11 +111,42 @@ class Agent:
             await guard.start(self._guard_settings())
             await stack.enter_async_context(rpc.serving(self._sight, settings.listen.grpc))
             await stack.enter_async_context(http.serving(self._sight, self._telemetry, settings.listen.http))
+            await stack.enter_async_context(control.serving(settings.run_dir, self._leave))
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._systemd.keep(self._sight, settings.timings.d_soft))
                 group.create_task(guard.keep(self._turned.set))
                 group.create_task(self._examine_backends())
-                group.create_task(self._live(guard, helpers))
+                living = group.create_task(self._live(guard, helpers))
+                group.create_task(self._leave_if_asked(living))
+
+    async def _leave_if_asked(self, living: asyncio.Task[None]) -> None:
+        """This machine shuts down: whatever is left of the time is for ending in good order."""
+
+        async def end() -> None:
+            self._sight.leaving = "this machine shuts down"
+            living.cancel()
+            await asyncio.wait([living])
+            self._sight.ring()
+
+        async def settled() -> None:
+            if self._reporter is not None:
+                await self._reporter.settled()
+
+        def wake() -> None:
+            if self._workers is not None:
+                self._workers.wake(None)
+
+        await self._leave.run(
+            Hands(
+                member=lambda: self._member,
+                wake=wake,
+                parted=lambda: self._workers is not None and self._workers.parted,
+                settled=settled,
+                end=end,
+                left_over=self._left_over,
+                etcd=self._etcd,
+            )
+        )
 
     def gate(self) -> Deadline | None:
         return self._member.gate() if self._member and self.gate_is_open() else None
@@ -191,7 +225,7 @@ class Agent:
     async def _live_once(self, member: Member, guard: Guard, helpers: HelperPool) -> None:
         self._member = member
         ignored = IgnoredInput(member.view, member.node, self._telemetry)
-        reporter = Reporter(member, lambda dataset: self._told(ignored, dataset))
+        reporter = self._reporter = Reporter(member, lambda dataset: self._told(ignored, dataset))
         local = Local(self._backends, lambda name: workers.wake(name))
         allowed = frozenset(self._settings.workloads.allow)
         execute = Executor(
@@ -203,7 +237,7 @@ class Agent:
             self._telemetry,
             helpers,
         )
-        shared = Shared(member, execute, reporter, allowed)
+        shared = Shared(member, execute, reporter, allowed, self._leave)
         workers = self._workers = Workers(shared)
         janitor = Janitor(member.view, self._runtimes)
         preparer = Preparer(member.view, member.node, self._runtimes, allowed)

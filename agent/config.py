@@ -41,9 +41,10 @@ from drover.agent.config_sources import (
 )
 from drover.agent.guard.settings import NOTHING, REBOOT
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
+from drover.coordinator.protocol.leaving import OnShutdown
 from drover.coordinator.record import Name
 from drover.coordinator.specs import WorkloadSpec
-from drover.coordinator.timings import PROFILES, Timings
+from drover.coordinator.timings import MAX_PAUSE, PROFILES, Timings
 
 MACHINE_ID = Path("/etc/machine-id")
 
@@ -267,6 +268,9 @@ class Settings(BaseSettings):
     timings: Annotated[Timings, BeforeValidator(_timings)] = PROFILES["default"]
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     compact: Literal["auto", "off"] = "auto"
+    on_shutdown: OnShutdown = "move"
+    shutdown_timeout: Annotated[float, BeforeValidator(_number), Field(gt=0, le=600)] = 60.0
+    reboot_grace: Annotated[float, BeforeValidator(_number), Field(ge=0, le=MAX_PAUSE)] = 300.0
     etcd: Annotated[Etcd, BeforeValidator(_parsed)] = Etcd()
     backends: Annotated[dict[str, Free], BeforeValidator(_parsed)] = {}
     workloads: Annotated[Workloads, BeforeValidator(_parsed)] = Workloads()

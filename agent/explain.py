@@ -10,8 +10,11 @@ from drover.agent.workloads.base import Absent, Exited
 from drover.agent.workloads.restart import restart_at
 from drover.coordinator.protocol import ignored, placement
 from drover.coordinator.protocol.dataset import Dataset
-from drover.coordinator.protocol.placement import Claim, Decision, Dismiss, Give, Keep, Nothing, speaker
+from drover.coordinator.protocol.leaving import Park
+from drover.coordinator.protocol.placement import Claim, Dismiss, Give, Keep, Nothing, speaker
 from drover.coordinator.records import Holder, Phase, State, Status
+
+Decision = placement.Decision | Park
 
 
 def explain(s: Situation, decision: Decision) -> dict[str, Status]:
@@ -60,6 +63,8 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
             status = _with(status, phase=Phase.MOVING, reason=f"to {to}")
         case Dismiss(because=because):
             status = _with(status, phase=Phase.MOVING, reason=because)
+        case Park(because):
+            status = _with(status, phase=Phase.MOVING if status.path else Phase.WAITING, reason=because)
         case Keep(warning) if warning:
             status = _with(status, warning=warning)
         case _:

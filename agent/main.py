@@ -18,6 +18,7 @@ from drover.agent.app import Agent, AlreadyRunning
 from drover.agent.cgroups import CgroupError
 from drover.agent.config import Settings, load_or_exit
 from drover.agent.config_errors import ConfigError
+from drover.agent.control import NoAgent, shut_down
 from drover.agent.guard.client import GuardFailed
 from drover.agent.install import install
 from drover.agent.priority import prefer
@@ -75,7 +76,19 @@ def _install(arguments: list[str]) -> int:
     return 0
 
 
-_COMMANDS = {"tokens": _tokens, "install": _install}
+def _shutdown(arguments: list[str]) -> int:
+    """`drover-agent shutdown`, with the settings of the agent: its exit status."""
+    settings = load_or_exit(arguments, os.environ)
+    try:
+        outcome = asyncio.run(shut_down(settings.run_dir, settings.shutdown_timeout))
+    except NoAgent as error:
+        print(f"drover-agent: {error}", file=sys.stderr)  # noqa: T201
+        return FAILED
+    print(f"drover-agent: {outcome.told}", file=sys.stdout if outcome.clean else sys.stderr)
+    return 0 if outcome.clean else FAILED
+
+
+_COMMANDS = {"tokens": _tokens, "install": _install, "shutdown": _shutdown}
 
 
 def main() -> None:

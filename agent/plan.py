@@ -7,6 +7,7 @@ The table, for a unit (one dataset, or those that belong together), from top to 
     something is here of a dataset that is not mine,   stop its workloads, then unpublish it
     or is mine, but not yet to be written
     mine, from before this life of the agent           touch it: nothing sent earlier can commit any more
+    this node shuts down                               as the next two, or stop workloads → unpublish
     wanted elsewhere                                   stop workloads → unpublish → hand over
     not wanted any more                                stop workloads → unpublish → release or destroy
     free, and this node is first                       claim
@@ -22,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from drover.agent.explain import explain
+from drover.agent.explain import Decision, explain
 from drover.agent.situation import TRIES, Situation
 from drover.agent.steps import (
     Activate,
@@ -48,6 +49,7 @@ from drover.agent.workloads.base import Absent, Exited, Running, fingerprint
 from drover.agent.workloads.restart import restart_at
 from drover.coordinator.protocol import ownership, placement
 from drover.coordinator.protocol.dataset import Dataset
+from drover.coordinator.protocol.leaving import Park, part
 from drover.coordinator.protocol.placement import Claim, Dismiss, Give, Keep, Nothing
 from drover.coordinator.records import State, Status
 from drover.coordinator.specs import DatasetSpec, WorkloadSpec
@@ -60,12 +62,13 @@ GATE_LOOK = 1.0
 class Plan:
     """steps: to run now, side by side. statuses: by dataset, for those that this node may report on. wake:
     CLOCK_BOOTTIME at which to look again though nothing has happened; None: only when something happens. leaving: the
-    steps lead out of here."""
+    steps lead out of here. parted: this node shuts down, and nothing of the unit is in use here any more."""
 
     steps: tuple[Step, ...] = ()
     statuses: Mapping[str, Status] = field(default_factory=dict)
     wake: float | None = None
     leaving: bool = False
+    parted: bool = False
 
 
 def plan(s: Situation) -> Plan:
@@ -76,10 +79,13 @@ def plan(s: Situation) -> Plan:
         return Plan((), explain(s, _decide(s)), s.trouble.until)
     decision = _decide(s)
     steps, wake = _steps(s, decision)
-    return Plan(steps, explain(s, decision), wake, isinstance(decision, Give | Dismiss))
+    parted = s.leaving is not None and not steps and isinstance(decision, Park | Nothing)
+    return Plan(steps, explain(s, decision), wake, isinstance(decision, Give | Dismiss | Park), parted)
 
 
-def _decide(s: Situation) -> placement.Decision:
+def _decide(s: Situation) -> Decision:
+    if s.leaving is not None:
+        return part(s.node, s.unit, s.mine, s.cluster, s.leaving)
     decision = placement.decide(s.node, s.incarnation, s.unit, s.cluster)
     if isinstance(decision, Give) and s.blocked is not None and s.blocked.until > s.now:
         asking = placement.newest_desired(s.unit)
@@ -92,10 +98,10 @@ def _abandons(s: Situation) -> bool:
     """Whether trouble is no reason to wait: its cause is bringing the unit up here, and it is wanted elsewhere."""
     if s.trouble is not None and s.trouble.leaving:
         return False
-    return isinstance(_decide(s), Give | Dismiss) and all(isinstance(h, Away) for h in s.here.values())
+    return isinstance(_decide(s), Give | Dismiss | Park) and all(isinstance(h, Away) for h in s.here.values())
 
 
-def _steps(s: Situation, decision: placement.Decision) -> tuple[tuple[Step, ...], float | None]:
+def _steps(s: Situation, decision: Decision) -> tuple[tuple[Step, ...], float | None]:
     mine = s.mine
     active = {d.name for d in mine if d.tenure and d.tenure.state is State.ACTIVE}
     strays = [name for name, here in s.here.items() if name not in active and not isinstance(here, Away)]
@@ -107,9 +113,11 @@ def _steps(s: Situation, decision: placement.Decision) -> tuple[tuple[Step, ...]
         return tuple(Touch(d.name) for d in old), None
     match decision:
         case Give(to, because):
-            return _leave(s, mine) or (Handover(tuple(d.name for d in mine), to, because),), None
+            return _leave(s, mine, s.leaving is None) or (Handover(tuple(d.name for d in mine), to, because),), None
         case Dismiss(datasets, destroy, because):
             return _dismiss(s, [d for d in mine if d.name in datasets], destroy, because), None
+        case Park():
+            return _leave(s, mine, moving=False), None
         case Claim(delay=delay):
             due = (s.claim_since if s.claim_since is not None else s.now) + delay
             if due <= s.now:

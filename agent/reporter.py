@@ -49,6 +49,12 @@ class Reporter:
         self._unsure: set[str] = set()
         """Datasets whose last write was not answered: an older status may still arrive."""
         self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        """Everything that was told is written."""
+
+    async def settled(self) -> None:
+        """Until everything that was told is written."""
+        await self._idle.wait()
 
     def tell(self, d: Dataset, status: Status) -> None:
         before = self.statuses.get(d.name)
@@ -66,6 +72,8 @@ class Reporter:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            if not self._open:
+                self._idle.set()
             pause = min((one.due for one in self._open.values()), default=math.inf) - loop.time()
             if pause > 0:
                 with contextlib.suppress(TimeoutError):
@@ -93,6 +101,7 @@ class Reporter:
             if not others:
                 self._open = {name: replace(one, due=now) for name, one in self._open.items()}
         self._open[d.name] = _Open(d, status, due)
+        self._idle.clear()
         self._wake.set()
 
     async def _write(self, d: Dataset, status: Status) -> bool:

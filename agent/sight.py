@@ -23,6 +23,8 @@ class Sight:
         self._reporter: Reporter | None = None
         self._local: Local | None = None
         self.ended = False
+        self.leaving = ""
+        """Why this node has left the cluster; "": it has not."""
         self.halted = ""
         """Why etcd is not relied on; "": it is."""
         self.backends: dict[str, str | None] = {}
@@ -55,6 +57,8 @@ class Sight:
         if member is None:
             return health | {ETCD: "has not joined yet", SESSION: "has not joined yet"}
         health[ETCD] = None if member.view.connected else "etcd does not answer"
+        if self.leaving:
+            return health | {ETCD: None, SESSION: f"has left: {self.leaving}"}
         health[SESSION] = None if member.live and not self.ended else "the session has lapsed: nothing here writes"
         return health
 

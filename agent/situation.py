@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from drover.agent.storage.base import Here
 from drover.agent.workloads.base import Condition
 from drover.coordinator.protocol.dataset import Cluster, Dataset
+from drover.coordinator.protocol.leaving import Leaving
 from drover.coordinator.protocol.ownership import may_clear
 from drover.coordinator.records import Fence, Holder
 from drover.coordinator.specs import WorkloadSpec
@@ -43,7 +44,7 @@ class Situation:
 
     here: by dataset, for those with a tenure. cutovers: by dataset: milliseconds of the move or fail-over that began
     this epoch. conditions: by workload of this unit. failures: restarts in a row, by workload. claim_since: when the
-    claim that is open was first decided on.
+    claim that is open was first decided on. leaving: this node shuts down.
     """
 
     node: str
@@ -60,6 +61,7 @@ class Situation:
     claim_since: float | None = None
     trouble: Trouble | None = None
     blocked: Blocked | None = None
+    leaving: Leaving | None = None
     cutovers: Mapping[str, int] = field(default_factory=dict)
 
     @property

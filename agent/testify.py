@@ -45,8 +45,9 @@ async def say_stopped(store: Store, keys: Keys, node: str, files: Files) -> bool
         seen = page.seen()
     if beat is None or record is None or not seen.clean or not (record.round == seen.round == seen.sworn):
         return False
-    incarnation = Heartbeat.decode(beat.value).incarnation
-    if incarnation != record.incarnation:
+    last = Heartbeat.decode(beat.value)
+    incarnation = last.incarnation
+    if incarnation != record.incarnation or last.left:  # it has said so itself, and for how long to wait
         return False
     fence = Fence(
         node=node,

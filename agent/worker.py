@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from drover.agent.execute import Executor
+from drover.agent.leave import Leave
 from drover.agent.plan import Plan, plan
 from drover.agent.reporter import Reporter
 from drover.agent.situation import Blocked, Situation, Trouble
@@ -19,6 +20,7 @@ from drover.agent.workloads.restart import restarts
 from drover.coordinator.member import Member
 from drover.coordinator.protocol import placement
 from drover.coordinator.protocol.dataset import Cluster, Dataset
+from drover.coordinator.protocol.leaving import Leaving
 from drover.coordinator.protocol.placement import Claim
 from drover.coordinator.store import StoreError
 from drover.coordinator.verbs import NotLive
@@ -33,12 +35,14 @@ _BLOCK, _LONGEST_BLOCK = 10.0, 300.0
 
 @dataclass(frozen=True)
 class Shared:
-    """What all workers of one incarnation share. allowed: kinds of workloads that this node's settings allow."""
+    """What all workers of one incarnation share. allowed: kinds of workloads that this node's settings allow. leave:
+    whether this node shuts down."""
 
     member: Member
     execute: Executor
     reporter: Reporter
     allowed: frozenset[str]
+    leave: Leave
 
 
 def pause_after(tries: int) -> float:
@@ -54,6 +58,9 @@ class Worker:
         self._shared = shared
         self._wake = asyncio.Event()
         self._retired = False
+        self.parted = False
+        """This node shuts down, and nothing of the unit is in use here any more."""
+        self._leaving: Leaving | None = None
         self._claim: tuple[tuple[object, ...], float] | None = None
         self._trouble: Trouble | None = None
         self._trouble_specs: tuple[int, ...] = ()
@@ -81,6 +88,9 @@ class Worker:
                 continue
             decided = plan(situation)
             self._tell(situation, decided)
+            if decided.parted != self.parted:
+                self.parted = decided.parted
+                self._shared.leave.changed.set()
             if decided.steps:
                 await self._run(situation, decided)
             else:
@@ -108,8 +118,9 @@ class Worker:
                 found = await shared.execute.runtimes[spec.kind].look()
                 conditions[name] = found.get(name, Absent())
         specs = tuple(d.spec_revision for d in unit)
-        if specs != self._trouble_specs:
-            self._trouble, self._trouble_specs = None, specs
+        leaving = shared.leave.now
+        if specs != self._trouble_specs or leaving != self._leaving:
+            self._trouble, self._trouble_specs, self._leaving = None, specs, leaving
         return Situation(
             node=shared.member.node,
             incarnation=shared.member.incarnation,
@@ -125,6 +136,7 @@ class Worker:
             claim_since=self._claim_since(now, unit, cluster),
             trouble=self._trouble,
             blocked=self._blocked,
+            leaving=leaving,
             cutovers={
                 d.name: known[1]
                 for d in unit

@@ -21,6 +21,12 @@ class Workers:
     def _view(self) -> View:
         return self._shared.member.view
 
+    @property
+    def parted(self) -> bool:
+        """Whether nothing of any unit is in use here any more, as this node shuts down."""
+        there = {name for worker in self._running for name in worker.names}
+        return self._view.names() <= there and all(worker.parted for worker in self._running)
+
     def wake(self, name: str | None) -> None:
         """Something of this dataset has changed; None: something that concerns all."""
         if name is None or not self._in_order(name):

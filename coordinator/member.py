@@ -150,6 +150,11 @@ class Member:
         at = timestamp(datetime.now(UTC))
         return ownership.Seat(self.keys, self.node, self.incarnation, self.lease, at, secrets.token_hex(8))
 
+    async def say_leaving(self) -> None:
+        """That this node shuts down, so that nobody gives it anything. Raises StoreError."""
+        self._describe = self._describe.model_copy(update={"leaving": True})
+        await self._ensure_node()
+
     def ladder_done(self, clean: bool) -> None:
         """The ladder has run after `gate_closed`. clean: nothing is left."""
         self._feed(session.LadderDone(clean))

@@ -39,6 +39,8 @@ class NodeRecord(Record):
     limits: dict[str, Limits] = Field(default_factory=dict)
     version: str = ""
     joined: str = ""
+    leaving: bool = False
+    """It shuts down: nothing is given to it any more."""
 
 
 class Heartbeat(Record):
@@ -47,7 +49,9 @@ class Heartbeat(Record):
     clock: the sender's CLOCK_BOOTTIME in seconds. d_hard: seconds after the sending of this heartbeat at which the
     sender has stopped writing. armed: a reset is armed that makes this true even if the sender hangs. A placeholder is
     put by an observer who found no heartbeat: its owner may go on from it. longer: seconds by which the sender's
-    deadlines lie later, as the cluster is paused.
+    deadlines lie later, as the cluster is paused. left: the sender has stopped everything and verified it, as its
+    machine shuts down, and writes nothing unless a later heartbeat of it is answered; `longer` is how long it is waited
+    for.
     """
 
     incarnation: str
@@ -59,6 +63,7 @@ class Heartbeat(Record):
     boot: str = ""
     placeholder: bool = False
     longer: Annotated[float, Field(ge=0, le=MAX_PAUSE)] = 0.0
+    left: bool = False
 
     @property
     def writes_for(self) -> float:

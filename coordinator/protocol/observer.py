@@ -46,13 +46,20 @@ def observe(before: Watched | None, node: str, heartbeat: Heartbeat, revision: i
 
 
 def silence(watched: Watched, by: str, now: float, at: str) -> Fence:
-    """The fence to write. Call it only once `due` has passed and the observer itself is steady."""
+    """The fence to write. Call it only once `due` has passed and the observer itself is steady.
+
+    A heartbeat that says that its sender has left proves more than its standing still: the fence compares it, so
+    nothing was written since.
+    """
+    left = watched.heartbeat.left
     return Fence(
         node=watched.node,
         by=by,
-        evidence=Evidence.SILENCE,
+        evidence=Evidence.STOPPED if left else Evidence.SILENCE,
         armed=watched.heartbeat.armed,
-        detail=f"heartbeat still for {now - watched.since:.1f} s",
+        detail=f"shut down, and not back in {now - watched.since:.0f} s"
+        if left
+        else f"heartbeat still for {now - watched.since:.1f} s",
         at=at,
         still=round(now - watched.since, 3),
     )

@@ -177,6 +177,8 @@ def unfit(node: str, unit: Sequence[Dataset], cluster: Cluster) -> str:
     """Why a node cannot be handed a unit; empty where it can."""
     if node not in cluster.nodes:
         return f"desired node {node!r} is not here; here are: {' '.join(sorted(cluster.nodes)) or 'none'}"
+    if cluster.nodes[node].record.leaving:
+        return f"desired node {node} shuts down"
     if lacking := backends_of(unit) - set(cluster.nodes[node].record.backends):
         return f"desired node {node} does not offer back end {' '.join(sorted(lacking))}"
     return ""

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.booted import Booted
+from tests.booted import HUP, Booted
 from tests.cluster import writer
 from tests.cluster.writer import Acknowledged
 from tests.etcd import EtcdCluster
@@ -42,9 +43,9 @@ class Cluster:
     def keys(self, kind: str) -> list[str]:
         return self.etcdctl("get", "--prefix", "--keys-only", f"/drover/{kind}/").split()
 
-    def get(self, key: str) -> dict[str, object]:
+    def get(self, key: str) -> dict[str, Any]:
         value = self.etcdctl("get", "--print-value-only", f"/drover/{key}")
-        found: dict[str, object] = json.loads(value) if value else {}
+        found: dict[str, Any] = json.loads(value) if value else {}
         return found
 
     def write(self, dataset: str, node: str, **spec: object) -> None:
@@ -122,10 +123,31 @@ def test_no_commit_fails_while_systemd_restarts_the_agent(cluster: Cluster, mach
     assert cluster.keys("fences") == []
 
 
+def test_asked_to_leave_it_stops_what_it_has_and_keeps_it_until_it_is_started_again(
+    cluster: Cluster, machine: Booted
+) -> None:
+    tenure = cluster.get("owners/notes")
+    told = machine.run("drover-agent", "shutdown", "--config", str(machine.directory / "etc/agent.toml"))
+    assert told == "drover-agent: notes kept for 300 s"
+    assert machine.run("grep", " /srv/drover/notes ", "/proc/1/mountinfo", check=False) == ""
+    assert machine.asked("/readyz")[0] == 503
+    assert cluster.keys("nodes") == []
+    last = cluster.get("heartbeats/node-a")
+    assert (last["left"], last["longer"]) == (True, 300.0)
+    assert "shuts down; it waits for node-a until" in cluster.get("status/notes")["reason"]
+    machine.run("systemctl", "restart", "drover-agent")
+    cluster.goes_on("notes", "node-a")
+    cluster.check("notes", machine)
+    now = cluster.get("owners/notes")
+    assert (now["incarnation"], now["epoch"]) == (tenure["incarnation"], tenure["epoch"])
+    assert cluster.keys("fences") == []
+
+
 @pytest.mark.long
 def test_an_agent_that_hangs_is_killed_by_systemds_watchdog_and_back_before_its_deadline(
     cluster: Cluster, machine: Booted
 ) -> None:
+    turns = len(writer.turns(cluster.acknowledged("notes")))
     before, mount, restarts = pid(machine), mount_of(machine, "notes"), int(machine.shows()["NRestarts"])
     machine.run("kill", "-STOP", str(before))
     eventually(lambda: int(machine.shows()["NRestarts"]) > restarts, "the watchdog has ended it", 10, 0.1)
@@ -135,7 +157,38 @@ def test_an_agent_that_hangs_is_killed_by_systemds_watchdog_and_back_before_its_
     assert "gate closed: no heartbeat" not in machine.run("journalctl", "-b", "--no-pager", "-o", "cat")
     cluster.goes_on("notes", "node-a")
     cluster.check("notes", machine)
-    assert len(writer.turns(cluster.acknowledged("notes"))) == 1
+    assert len(writer.turns(cluster.acknowledged("notes"))) == turns
     assert mount_of(machine, "notes") == mount
     assert cluster.get("owners/notes")["epoch"] == 1
     assert cluster.keys("fences") == []
+
+
+@pytest.fixture
+def other(cluster: Cluster) -> Iterator[Booted]:
+    with cluster.machine("node-b") as booted:
+        yield booted
+
+
+@pytest.mark.long
+def test_a_reboot_moves_what_may_move_without_a_fence_and_loses_no_commit(
+    cluster: Cluster, machine: Booted, other: Booted
+) -> None:
+    cluster.write("orders", "node-a")
+    cluster.write("local", "node-a", failover="none")
+    epochs = {name: cluster.get(f"owners/{name}")["epoch"] for name in ("orders", "local")}
+    machine.run("systemctl", "reboot")
+    cluster.goes_on("orders", "node-b")
+    assert machine.ended() == HUP
+    before, after = writer.turns(cluster.acknowledged("orders"))
+    assert (before.node, after.node) == ("node-a", "node-b")
+    assert after.began - before.done < 2, "seconds between the last commit there and the first here"
+    assert cluster.keys("fences") == []
+    cluster.check("orders", other)
+    assert "shuts down; it waits for node-a until" in str(cluster.get("status/local")["reason"])
+    assert cluster.get("heartbeats/node-a")["left"] is True
+    machine.boot()
+    cluster.goes_on("local", "node-a")
+    cluster.check("local", machine)
+    cluster.goes_on("orders", "node-b")
+    assert cluster.get("owners/orders")["epoch"] == epochs["orders"] + 1
+    assert cluster.get("owners/local")["epoch"] == epochs["local"] + 1, "another incarnation, on the same node"

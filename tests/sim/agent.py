@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from drover.agent.app import Agent
 from drover.agent.config import Settings, Workloads
 from drover.agent.helper.pool import HelperPool
+from drover.agent.leave import Leave
 from drover.agent.sight import Sight
 from drover.agent.telemetry import Telemetry
 from drover.coordinator.etcd import Etcd
@@ -93,6 +94,8 @@ class SimAgent(Agent):
         self._sight = Sight(machine.name)
         self._member = None
         self._workers = None
+        self._reporter = None
+        self._leave = Leave(world.keys, "move", 60.0, 300.0)
         self._turned = asyncio.Event()
         self._marks = MarkFile(machine.directory / f"{machine.name}.mark")
         guard = self._guard = self._sim_guard = SimGuard(machine)

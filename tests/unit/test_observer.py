@@ -50,6 +50,21 @@ def test_what_stands_in_for_a_missing_heartbeat_has_the_longest_wait_and_proves_
     assert not silence(watched, "b", 300.0, "now").armed
 
 
+def test_a_node_that_left_is_waited_for_as_long_as_it_said_and_has_stopped_then() -> None:
+    left = beat("a").model_copy(update={"left": True, "longer": 300.0})
+    watched = observe(None, "a", left, 5, 100.0)
+    assert watched.wait > 300.0 + left.d_hard
+    record = silence(watched, "b", 420.0, "now")
+    assert (record.evidence, record.detail) == (Evidence.STOPPED, "shut down, and not back in 320 s")
+
+
+def test_a_heartbeat_after_it_had_left_makes_that_void() -> None:
+    left = observe(None, "a", beat("a").model_copy(update={"left": True, "longer": 300.0}), 5, 100.0)
+    alive = observe(left, "a", beat("a"), 6, 110.0)
+    assert alive.wait == required_wait(beat("a").d_hard)
+    assert silence(alive, "b", 120.0, "now").evidence is Evidence.SILENCE
+
+
 def test_a_fence_by_silence_says_who_how_long_and_whether_a_reset_was_armed() -> None:
     watched = observe(None, "a", beat("a", armed=True), 5, 100.0)
     record = silence(watched, "b", 107.0, "now")

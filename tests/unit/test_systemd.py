@@ -114,7 +114,7 @@ async def test_without_systemd_nothing_is_said_and_nothing_waits() -> None:
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     subprocess.run([AGENT, "install", tmp_path], check=True, capture_output=True, timeout=30)
     units = sorted((tmp_path / "etc/systemd/system").glob("*.service"))
-    assert [unit.name for unit in units] == ["drover-agent.service"]
+    assert [unit.name for unit in units] == ["drover-agent.service", "drover-shutdown.service"]
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
