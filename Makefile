@@ -15,6 +15,7 @@ test: setup
 	$(BIN)/pytest tests/cluster -n 2 --dist loadfile --timeout 240
 test-all: test
 	tools/setup-vm
+	tools/setup-root
 	$(BIN)/pytest tests/contract tests/sim -m long
 	$(BIN)/python -m tests.model.promela
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)

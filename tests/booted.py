@@ -12,12 +12,14 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from drover.agent.install import write_units
 from drover.coordinator.cli.playground import blockdev, tools
 from drover.coordinator.cli.playground.cgroup import Group, mount_point
 from drover.coordinator.cli.playground.devices import Devices
+from tests.cluster import writer
+from tests.cluster.writer import Acknowledged
 from tests.etcd import free_ports
 from tests.playground import eventually
 
@@ -29,16 +31,23 @@ _IDENTITY = (
 )
 HUP, INT = 1, 2
 """How a machine ended: it wants to boot again, or stay off."""
+ETCDCTL = str(Path(sys.executable).with_name("etcdctl"))
+SPEC = {"backend": "loopback", "size": "64MiB", "fs": "ext4", "failover": "any", "fencing": "cooperative"}
+TIMINGS = "timings = { heartbeat = 1.0, d_soft = 10.0, d_io = 12.0, d_hard = 14.0, wait = 15.0 }"
+"""The machine that tests run on is busy: an agent may take some seconds to start."""
 
 
 class Booted:
     """One machine. A context manager: entered, it has booted; left, nothing of it is there any more. Methods block."""
 
     def __init__(
-        self, directory: Path, name: str, etcd: str, shared: Path, settings: str = "", program: str = ""
+        self, directory: Path, name: str, etcd: str, shared: Path, settings: str = "", root: Path | None = None
     ) -> None:
         """etcd: endpoint. shared: the images of all machines. settings: further TOML, before the first table.
-        program: the agent's; "": the one beside this Python."""
+        root: its file system, on which Drover is not installed; None: that of this computer, with this checkout's."""
+        self._root, self.netns = root, ""
+        self.binds: list[tuple[Path, str]] = []
+        """What else it sees of this computer."""
         self.name, self.directory = name, directory / name
         self._group = Group(mount_point() / f"drover-test-{uuid.uuid4().hex[:8]}")
         self._process: subprocess.Popen[str] | None = None
@@ -49,7 +58,7 @@ class Booted:
         self._shared = shared
         (self.directory / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
         (self.directory / "hostname").write_text(f"{name}\n")
-        program = program or str(Path(sys.executable).with_name("drover-agent"))
+        program = str(Path(sys.executable).with_name("drover-agent"))
         write_units(self.directory / "units", program, self.directory / "etc/agent.toml")
         wants = self.directory / "units/booted.target.wants"
         wants.mkdir()
@@ -88,11 +97,17 @@ directory = "{self.images}"
         self._group.make()
         binds = [(str(self.directory / name), str(target)) for name, target in _IDENTITY if target.exists()]
         binds.append((str(self._shared), str(self.images)))
+        if self._root is not None:
+            there = (self.directory.parent, Path(writer.__file__).parent)
+            binds = [*((str(path), str(path)) for path in there), *binds]
+        binds += [(str(source), target) for source, target in self.binds]
         boot = {
             "name": self.name,
             "cgroup": str(self._group.path),
             "binds": binds,
             "units": str(self.directory / "units"),
+            "root": str(self._root or ""),
+            "netns": self.netns,
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.booted_init", json.dumps(boot)],
@@ -180,3 +195,55 @@ directory = "{self.images}"
             return error.code, error.read().decode()
         except OSError as error:
             return 0, str(error)
+
+
+class Cluster:
+    """Booted machines, one etcd, and datasets with writers that commit to them."""
+
+    def __init__(self, directory: Path, etcd: str) -> None:
+        self.directory, self.etcd = directory, etcd
+        (directory / "images").mkdir()
+
+    def machine(self, name: str, settings: str = TIMINGS, root: Path | None = None) -> Booted:
+        return Booted(self.directory, name, self.etcd, self.directory / "images", settings, root)
+
+    def etcdctl(self, *arguments: str) -> str:
+        command = [ETCDCTL, "--endpoints", self.etcd, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+    def put(self, key: str, value: object) -> None:
+        self.etcdctl("put", f"/drover/{key}", "--", value if isinstance(value, str) else json.dumps(value))
+
+    def keys(self, kind: str) -> list[str]:
+        return self.etcdctl("get", "--prefix", "--keys-only", f"/drover/{kind}/").split()
+
+    def get(self, key: str) -> dict[str, Any]:
+        value = self.etcdctl("get", "--print-value-only", f"/drover/{key}")
+        found: dict[str, Any] = json.loads(value) if value else {}
+        return found
+
+    def write(self, dataset: str, node: str, python: str = sys.executable, **spec: object) -> None:
+        """A dataset, and a writer that commits to it on a node. python: that node's."""
+        self.put(f"datasets/{dataset}", SPEC | spec)
+        self.put(f"desired/{dataset}", node)
+        command = [python, "-I", "-S", writer.__file__, str(self.directory / f"{dataset}.acknowledged")]
+        self.put(f"workloads/{dataset}", {"command": command, "datasets": [dataset], "stop_grace_period": 5})
+        self.goes_on(dataset, node)
+
+    def acknowledged(self, dataset: str) -> list[Acknowledged]:
+        return writer.acknowledged(self.directory / f"{dataset}.acknowledged")
+
+    def goes_on(self, dataset: str, node: str, within: float = 30.0) -> None:
+        """Until a record that is newer than now was committed there."""
+        before = len(self.acknowledged(dataset))
+
+        def more() -> bool:
+            now = self.acknowledged(dataset)
+            return len(now) > before and now[-1].node == node
+
+        eventually(more, f"{dataset} is written on {node}: {self.get(f'status/{dataset}')}", within, 0.02)
+
+    def check(self, dataset: str, machine: Booted) -> None:
+        """No record that was committed is lost, none is doubled, no two writers overlap."""
+        promised = self.acknowledged(dataset)
+        writer.check(promised, machine.run("cat", f"/srv/drover/{dataset}/{writer.RECORDS}"))

@@ -6,6 +6,7 @@ again, SIGINT to stay off.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from typing import NoReturn
 
 from drover.coordinator.cli.playground import syscalls
 
-MS_RDONLY, MS_REMOUNT = 1, 32
+MS_RDONLY, MS_REMOUNT, MS_MOVE = 1, 32, 0x2000
 _MASKED = (
     *(f"systemd-{name}.service" for name in ("udevd", "binfmt", "sysctl", "modules-load", "remount-fs")),
     *(f"systemd-{name}.service" for name in ("random-seed", "update-utmp", "timesyncd", "logind", "sysusers")),
@@ -26,7 +27,13 @@ _MASKED = (
     *("systemd-tmpfiles-clean.timer", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket"),
     *("dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount"),
     *("sys-kernel-config.mount", "sys-fs-fuse-connections.mount", "proc-sys-fs-binfmt_misc.automount"),
-    *("proc-sys-fs-binfmt_misc.mount", "getty.target", "console-getty.service", "systemd-ask-password-console.path"),
+    *(
+        "proc-sys-fs-binfmt_misc.mount",
+        "getty.target",
+        "console-getty.service",
+        "getty@.service",
+        "systemd-ask-password-console.path",
+    ),
 )
 """What would change the computer that the machine is on."""
 TARGET = """\
@@ -38,10 +45,14 @@ AllowIsolate=yes
 
 
 def main() -> NoReturn:
-    """Argument: JSON with name, cgroup, binds (source, target), units (directory)."""
+    """Argument: JSON with name, cgroup, netns ("": the computer's), binds (source, target), root (its file system; "":
+    the computer's), and units (a directory; where the file system is the computer's)."""
     boot = json.loads(sys.argv[1])
     group = Path(boot["cgroup"])
     (group / "cgroup.procs").write_text("0")
+    if boot["netns"]:
+        network = os.open(boot["netns"], os.O_RDONLY)
+        syscalls.setns(network, syscalls.CLONE_NEWNET)
     syscalls.unshare(
         syscalls.CLONE_NEWNS
         | syscalls.CLONE_NEWPID
@@ -67,20 +78,42 @@ def _become(boot: dict[str, object], group: Path) -> NoReturn:
         left, _, right = line.partition(" - ")
         target = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), left.split()[4])
         if right.split()[1].startswith("/dev/loop") or target.startswith("/run/netns/"):
-            syscalls.unmount(Path(target), syscalls.MNT_DETACH)
-    syscalls.mount("proc", Path("/proc"), "proc")
-    for directory in ("/run", "/srv", "/etc/systemd/system", "/var/log/journal", "/sys/fs/cgroup"):
-        if Path(directory).is_dir():
-            syscalls.mount("tmpfs", Path(directory), "tmpfs", data="mode=755")
-    syscalls.mount("cgroup2", Path("/sys/fs/cgroup"), "cgroup2")
+            try:
+                syscalls.unmount(Path(target), syscalls.MNT_DETACH)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EINVAL):  # whose it was has removed it meanwhile
+                    raise
+    root = str(boot["root"])
+    own = () if root else ("/srv", "/etc/systemd/system", "/var/log/journal")
+    if root:
+        syscalls.bind(Path(root), Path(root))
+        for name in ("/dev", "/sys"):
+            syscalls.mount(name, Path(root + name), flags=syscalls.MS_BIND | syscalls.MS_REC)
+    syscalls.mount("proc", Path(f"{root}/proc"), "proc")
+    for name in ("/run", "/sys/fs/cgroup", *own):
+        if Path(root + name).is_dir():
+            syscalls.mount("tmpfs", Path(root + name), "tmpfs", data="mode=755")
+    syscalls.mount("cgroup2", Path(f"{root}/sys/fs/cgroup"), "cgroup2")
     for source, target in boot["binds"]:  # type: ignore[attr-defined]
-        syscalls.bind(Path(source), Path(target))
-    syscalls.bind(Path("/dev/null"), Path("/dev/console"))
-    system = Path("/etc/systemd/system")
+        inside = Path(root + target)
+        if Path(source).is_dir():
+            inside.mkdir(parents=True, exist_ok=True)
+        elif root and not inside.is_relative_to(f"{root}/proc"):
+            inside.touch()
+        syscalls.bind(Path(source), inside)
+    syscalls.bind(Path("/dev/null"), Path(f"{root}/dev/console"))
+    system = Path(f"{root}/etc/systemd/system")
     for name in _MASKED:
-        (system / name).symlink_to("/dev/null")
-    (system / "booted.target").write_text(TARGET)
-    _copy(Path(str(boot["units"])), system)
+        if not (system / name).is_symlink():
+            (system / name).symlink_to("/dev/null")
+    if not root:
+        _copy(Path(str(boot["units"])), system)
+    (system / "booted.target").write_text(TARGET + ("Wants=multi-user.target\n" if root else ""))
+    if root:
+        os.chdir(root)
+        syscalls.mount(".", Path("/"), flags=MS_MOVE)
+        os.chroot(".")
+        os.chdir("/")
     syscalls.bind(Path("/proc/sys"), Path("/proc/sys"))
     syscalls.mount("none", Path("/proc/sys"), flags=MS_REMOUNT | MS_RDONLY | syscalls.MS_BIND)
     socket.sethostname(str(boot["name"]))

@@ -2,77 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.booted import HUP, Booted
+from tests.booted import HUP, Booted, Cluster
 from tests.cluster import writer
-from tests.cluster.writer import Acknowledged
 from tests.etcd import EtcdCluster
 from tests.playground import eventually
-
-ETCDCTL = str(Path(sys.executable).with_name("etcdctl"))
-SPEC = {"backend": "loopback", "size": "64MiB", "fs": "ext4", "failover": "any", "fencing": "cooperative"}
-TIMINGS = "timings = { heartbeat = 1.0, d_soft = 10.0, d_io = 12.0, d_hard = 14.0, wait = 15.0 }"
-"""The machine that tests run on is busy: an agent may take some seconds to start."""
-
-
-class Cluster:
-    """Booted machines, one etcd, and datasets with writers that commit to them."""
-
-    def __init__(self, directory: Path, etcd: str) -> None:
-        self.directory, self.etcd = directory, etcd
-        (directory / "images").mkdir()
-
-    def machine(self, name: str, settings: str = TIMINGS) -> Booted:
-        return Booted(self.directory, name, self.etcd, self.directory / "images", settings)
-
-    def etcdctl(self, *arguments: str) -> str:
-        command = [ETCDCTL, "--endpoints", self.etcd, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
-
-    def put(self, key: str, value: object) -> None:
-        self.etcdctl("put", f"/drover/{key}", "--", value if isinstance(value, str) else json.dumps(value))
-
-    def keys(self, kind: str) -> list[str]:
-        return self.etcdctl("get", "--prefix", "--keys-only", f"/drover/{kind}/").split()
-
-    def get(self, key: str) -> dict[str, Any]:
-        value = self.etcdctl("get", "--print-value-only", f"/drover/{key}")
-        found: dict[str, Any] = json.loads(value) if value else {}
-        return found
-
-    def write(self, dataset: str, node: str, **spec: object) -> None:
-        """A dataset, and a writer that commits to it on a node."""
-        self.put(f"datasets/{dataset}", SPEC | spec)
-        self.put(f"desired/{dataset}", node)
-        command = [sys.executable, "-I", "-S", writer.__file__, str(self.directory / f"{dataset}.acknowledged")]
-        self.put(f"workloads/{dataset}", {"command": command, "datasets": [dataset], "stop_grace_period": 5})
-        self.goes_on(dataset, node)
-
-    def acknowledged(self, dataset: str) -> list[Acknowledged]:
-        return writer.acknowledged(self.directory / f"{dataset}.acknowledged")
-
-    def goes_on(self, dataset: str, node: str, within: float = 30.0) -> None:
-        """Until a record that is newer than now was committed there."""
-        before = len(self.acknowledged(dataset))
-
-        def more() -> bool:
-            now = self.acknowledged(dataset)
-            return len(now) > before and now[-1].node == node
-
-        eventually(more, f"{dataset} is written on {node}: {self.get(f'status/{dataset}')}", within, 0.02)
-
-    def check(self, dataset: str, machine: Booted) -> None:
-        """No record that was committed is lost, none is doubled, no two writers overlap."""
-        promised = self.acknowledged(dataset)
-        writer.check(promised, machine.run("cat", f"/srv/drover/{dataset}/{writer.RECORDS}"))
 
 
 @pytest.fixture(scope="module")
