@@ -42,7 +42,9 @@ VERBS = {
     "undelete": Verb(
         "Take a dataset out of the trash, under its old name or another one.", f"{_HERE}.undelete:undelete"
     ),
-    "nodes": Verb("List all nodes: who is here, who is silent, who is fenced and why.", f"{_HERE}.nodes:nodes"),
+    "nodes": Verb(
+        "List all nodes: who is here, who is silent, who has left, who is fenced and why.", f"{_HERE}.nodes:nodes"
+    ),
     "events": Verb(
         "Tell what happened: changes of owner with who asked, fences, cordons, pauses; with -f what happens now.",
         f"{_HERE}.events:events",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from drover.coordinator.cli import options, output
 from drover.coordinator.cli.connection import connection, run
 from drover.coordinator.cli.describe import node_json, now
-from drover.coordinator.cli.output import age
+from drover.coordinator.cli.output import age, seconds
 from drover.coordinator.cli.picture import Node, NodeState, Picture, take_warned
 from drover.coordinator.cli.shapes import NodesJson
 from drover.coordinator.keys import DEFAULT_PREFIX
 
 HEAD = ("NODE", "STATE", "SINCE", "DATASETS", "BACKENDS", "VERSION", "ADDRESS", "WHY")
 
-_COLOURS = {NodeState.LIVE: "green", NodeState.SILENT: "yellow", NodeState.FENCED: "red"}
+_COLOURS = {NodeState.LIVE: "green", NodeState.SILENT: "yellow", NodeState.LEFT: "yellow", NodeState.FENCED: "red"}
 
 
 def paint(state: str) -> str:
@@ -39,6 +39,10 @@ def _why(node: Node) -> str:
         return f"{node.fence.evidence.value} ({node.fence.detail})" if node.fence.detail else node.fence.evidence.value
     if node.state is NodeState.SILENT:
         return f"its session has ended at heartbeat {node.heartbeat.counter}" if node.heartbeat else "it left nothing"
+    if node.heartbeat and node.state is NodeState.LEFT:
+        return f"its machine shut down; it is waited for, {seconds(node.heartbeat.longer)}"
+    if node.record and node.record.leaving:
+        return "its machine shuts down"
     if node.cordon:
         return "cordoned" + (f": {node.cordon.reason}" if node.cordon.reason else "")
     return ""
@@ -49,7 +53,7 @@ def nodes(
     prefix: options.Prefix = DEFAULT_PREFIX,
     as_json: options.Json = False,
 ) -> None:
-    """List all nodes: who is here, who is silent, who is fenced and why."""
+    """List all nodes: who is here, who is silent, who has left, who is fenced and why."""
     picture, doubt = run(connection(endpoints, prefix), take_warned)
     if doubt:
         output.complain(output.plain(f"warning: {doubt}"))

@@ -97,6 +97,8 @@ class NodeState(StrEnum):
     """Its session is there and nobody has fenced it."""
     SILENT = "silent"
     """Its session has ended; it is not fenced (yet)."""
+    LEFT = "left"
+    """Its machine shut down in good order; it is waited for."""
     FENCED = "fenced"
     """Its incarnation is fenced: dead to the cluster until it joins again."""
 
@@ -122,7 +124,9 @@ class Node:
     def state(self) -> NodeState:
         if self.fence:
             return NodeState.FENCED
-        return NodeState.LIVE if self.record else NodeState.SILENT
+        if self.record:
+            return NodeState.LIVE
+        return NodeState.LEFT if self.heartbeat and self.heartbeat.left else NodeState.SILENT
 
 
 @dataclass(frozen=True)

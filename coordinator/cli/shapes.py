@@ -46,7 +46,7 @@ class NodeJson(TypedDict):
     """A node, in `nodes`."""
 
     name: str
-    state: Annotated[str, "`live`, `silent` (its session has ended) or `fenced`"]
+    state: Annotated[str, "`live`, `silent` (its session has ended), `left` (its machine shut down) or `fenced`"]
     since: Annotated[str | None, "when it joined, or was fenced"]
     incarnation: str | None
     cordoned: bool

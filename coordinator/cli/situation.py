@@ -106,7 +106,7 @@ def _held(dataset: Dataset, tenure: Tenure, picture: Picture, now: datetime) -> 
 
 
 def _next(dataset: Dataset, tenure: Tenure, status: Status | None, node: Node, picture: Picture) -> Next:
-    if node.state is NodeState.SILENT:
+    if node.state in (NodeState.SILENT, NodeState.LEFT):
         longest = f" in at most {seconds(required_wait(node.heartbeat.writes_for) + 1)}" if node.heartbeat else ""
         return OnItsOwn(f"{tenure.node} comes back, or is fenced{longest}")
     match dataset.declaration:

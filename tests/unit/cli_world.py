@@ -122,6 +122,12 @@ class World:
         """Its session's lease has ended."""
         self.delete(self.keys.node(name))
 
+    def left(self, name: str, longer: float) -> None:
+        """Its machine has shut down, and it kept datasets."""
+        self.silent(name)
+        last = Heartbeat(incarnation=incarnation(name), counter=8, clock=1.0, d_hard=6.5, longer=longer, left=True)
+        self.put(self.keys.heartbeat(name), last)
+
     def fence(self, name: str, evidence: Evidence = Evidence.SILENCE, armed: bool = True, life: int = 1) -> None:
         self.silent(name)
         fence = Fence(

@@ -264,6 +264,16 @@ def test_a_silent_node_is_waited_for_no_longer_than_its_heartbeat_says(w: World)
     assert said_next(w) == ("drover", "node-a comes back, or is fenced in at most 7 s")
 
 
+def test_a_node_whose_machine_shut_down_is_waited_for_as_long_as_it_said(w: World) -> None:
+    w.active("notes", "node-a")
+    w.left("node-a", longer=300.0)
+    assert "silent" not in line(w, "notes")
+    assert said_next(w) == ("drover", "node-a comes back, or is fenced in at most 5 min")
+    lines = [text.split() for text in w.drover("nodes").out.splitlines()]
+    assert lines[1][:2] == ["node-a", "left"]
+    assert " ".join(lines[1]).endswith("its machine shut down; it is waited for, 5 min")
+
+
 def test_a_holder_that_may_still_write_needs_a_persons_word_where_no_other_proof_comes(w: World) -> None:
     w.fence("node-a", Evidence.SILENCE, armed=False)
     w.tenure("notes", "node-b", 2, State.ASSIGNED, unfenced=(w.holder("node-a"),))
