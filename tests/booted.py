@@ -153,8 +153,15 @@ directory = "{self.images}"
 
     def popen(self, *command: str) -> subprocess.Popen[str]:
         """As root on the machine; its standard streams are pipes."""
-        first = self.first()
-        assert first is not None, f"{self.name} is off"
+        first: int | None = None
+
+        def found() -> bool:
+            """It may be missed while it goes from one cgroup to another."""
+            nonlocal first
+            first = self.first()
+            return first is not None
+
+        eventually(found, f"{self.name} is on", 2, 0.05)
         return subprocess.Popen(
             [*tools.python("enter"), str(first), str(self._group.path), *command],
             stdin=subprocess.DEVNULL,

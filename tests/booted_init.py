@@ -90,6 +90,9 @@ def _become(boot: dict[str, object], group: Path) -> NoReturn:
         for name in ("/dev", "/sys"):
             syscalls.mount(name, Path(root + name), flags=syscalls.MS_BIND | syscalls.MS_REC)
     syscalls.mount("proc", Path(f"{root}/proc"), "proc")
+    # No namespace holds back what is written there; the boot id is bound over it below.
+    syscalls.bind(Path(f"{root}/proc/sys"), Path(f"{root}/proc/sys"))
+    syscalls.mount("none", Path(f"{root}/proc/sys"), flags=MS_REMOUNT | MS_RDONLY | syscalls.MS_BIND)
     for name in ("/run", "/sys/fs/cgroup", *own):
         if Path(root + name).is_dir():
             syscalls.mount("tmpfs", Path(root + name), "tmpfs", data="mode=755")
@@ -114,8 +117,6 @@ def _become(boot: dict[str, object], group: Path) -> NoReturn:
         syscalls.mount(".", Path("/"), flags=MS_MOVE)
         os.chroot(".")
         os.chdir("/")
-    syscalls.bind(Path("/proc/sys"), Path("/proc/sys"))
-    syscalls.mount("none", Path("/proc/sys"), flags=MS_REMOUNT | MS_RDONLY | syscalls.MS_BIND)
     socket.sethostname(str(boot["name"]))
     null = os.open("/dev/null", os.O_RDWR)
     for standard in (0, 1, 2):

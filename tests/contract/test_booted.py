@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.booted import HUP, Booted, Cluster
+from tests.booted import HUP, INT, SPEC, Booted, Cluster
 from tests.cluster import writer
 from tests.etcd import EtcdCluster
 from tests.playground import eventually
@@ -37,7 +38,7 @@ def pid(machine: Booted) -> int:
     return int(machine.shows()["MainPID"])
 
 
-def test_under_systemd_it_is_active_healthy_and_says_so_in_one_line(machine: Booted) -> None:
+def test_under_systemd_it_is_active_healthy_and_says_so_in_one_line(cluster: Cluster, machine: Booted) -> None:
     shows = machine.shows()
     assert (shows["ActiveState"], shows["SubState"]) == ("active", "running")
     assert shows.get("StatusText") == "ready, 1 dataset here"
@@ -45,6 +46,7 @@ def test_under_systemd_it_is_active_healthy_and_says_so_in_one_line(machine: Boo
     assert "0::/system.slice/drover-agent.service" in machine.run("cat", f"/proc/{pid(machine)}/cgroup").splitlines()
     assert machine.asked("/readyz")[0] == 200
     assert machine.asked("/healthz")[0] == 200
+    assert cluster.get("nodes/node-a")["boot"] == (machine.directory / "boot-id").read_text().strip()
     assert mount_of(machine, "notes"), "what the agent mounts is mounted for the whole machine"
 
 
@@ -130,3 +132,68 @@ def test_a_reboot_moves_what_may_move_without_a_fence_and_loses_no_commit(
     cluster.goes_on("orders", "node-b")
     assert cluster.get("owners/orders")["epoch"] == epochs["orders"] + 1
     assert cluster.get("owners/local")["epoch"] == epochs["local"] + 1, "another incarnation, on the same node"
+
+
+FAST = "timings = { heartbeat = 0.5, d_soft = 3.0, d_io = 3.6, d_hard = 4.6, wait = 5.0 }"
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Cluster, Booted, Booted]]:
+    """A cluster of its own, in which others take over after 5 s of silence."""
+    with EtcdCluster() as etcd:
+        cluster = Cluster(tmp_path, etcd.members[0].endpoint)
+        settings = f'{FAST}\non_shutdown = "keep"\nshutdown_timeout = 3.0\nreboot_grace = 120.0'
+        with cluster.machine("node-a", settings) as first, cluster.machine("node-b", FAST) as second:
+            yield cluster, first, second
+
+
+@pytest.mark.long
+def test_what_is_kept_waits_for_its_machine_longer_than_silence_would_and_nobody_takes_it(
+    pair: tuple[Cluster, Booted, Booted],
+) -> None:
+    cluster, first, second = pair
+    cluster.write("notes", "node-a")
+    first.run("systemctl", "poweroff")
+    assert first.ended() == INT
+    off = time.monotonic()
+    eventually(lambda: time.monotonic() - off > 9, "the machine is off for longer than W", 20, 0.5)
+    owner = cluster.get("owners/notes")
+    assert (owner["node"], owner["epoch"]) == ("node-a", 1)
+    assert cluster.keys("fences") == []
+    first.boot()
+    cluster.goes_on("notes", "node-a")
+    cluster.check("notes", first)
+    assert cluster.get("owners/notes")["epoch"] == 2, "by the same node in its next boot"
+    assert [cluster.get(key.removeprefix("/drover/"))["evidence"] for key in cluster.keys("fences")] == ["reboot"]
+    assert "/srv/drover/notes" not in second.run("cat", "/proc/mounts")
+
+
+@pytest.mark.long
+def test_a_workload_that_does_not_end_holds_up_a_shutdown_no_longer_than_its_limit(
+    pair: tuple[Cluster, Booted, Booted],
+) -> None:
+    cluster, first, _ = pair
+    command = ["/bin/sh", "-c", "trap '' TERM; touch $DROVER_PATH/begun; while :; do sleep 1; done"]
+    cluster.put("datasets/stubborn", SPEC)
+    cluster.put("desired/stubborn", "node-a")
+    cluster.put("workloads/stubborn", {"command": command, "datasets": ["stubborn"], "stop_grace_period": 3600})
+    eventually(lambda: first.run("ls", "/srv/drover/stubborn", check=False).find("begun") >= 0, "it runs", 30, 0.1)
+    first.run("systemctl", "reboot")
+    assert first.ended(within=45) == HUP
+    assert cluster.get("heartbeats/node-a")["left"] is True, "it was killed, and nothing was left of it"
+
+
+@pytest.mark.long
+def test_without_etcd_a_shutdown_waits_for_nobody(tmp_path: Path) -> None:
+    with EtcdCluster() as etcd:
+        cluster = Cluster(tmp_path, etcd.members[0].endpoint)
+        with cluster.machine("node-a") as machine:
+            cluster.write("notes", "node-a")
+            etcd.members[0].freeze()
+            machine.run("systemctl", "reboot")
+            assert machine.ended(within=60) == HUP
+            etcd.members[0].thaw()
+            assert not cluster.get("heartbeats/node-a")["left"]
+            machine.boot()
+            cluster.goes_on("notes", "node-a")
+            cluster.check("notes", machine)
