@@ -28,6 +28,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from drover.agent import tls
+from drover.agent.addresses import host_port, is_loopback
 from drover.agent.config_errors import ConfigError, described
 from drover.agent.config_sources import (
     PREFIX,
@@ -101,12 +103,9 @@ def _endpoint(value: str) -> str:
 def _host_port(value: str) -> str:
     """`host:port`, `[::1]:port`; port 0 takes any free one."""
     try:
-        parts = urlsplit(f"//{value}")
-        good = parts.hostname and parts.port is not None and parts.netloc == value and not parts.username
+        host_port(value)
     except ValueError:
-        good = False
-    if not good:
-        raise ValueError(f"must look like '127.0.0.1:7470', not {value!r}")
+        raise ValueError(f"must look like '127.0.0.1:7470' or '[::1]:7470', not {value!r}") from None
     return value
 
 
@@ -139,8 +138,25 @@ def _address(value: str, info: ValidationInfo) -> str:
     listen = info.data.get("listen")
     if value or listen is None:
         return value
-    host = urlsplit(f"//{listen.grpc}").hostname
-    return host if host and host not in ("0.0.0.0", "::") else socket.gethostname()
+    host, _ = host_port(listen.grpc)
+    return host if host not in ("0.0.0.0", "::") else socket.gethostname()
+
+
+def _guarded(listen: Listen, info: ValidationInfo) -> Listen:
+    """Plain text only where nobody else hears it, or where somebody has said that it may be."""
+    if info.data.get("insecure", True) or "tls" not in info.data:
+        return listen
+    plain = {} if info.data["tls"] else {"grpc": listen.grpc, "http": listen.http}
+    if listen.http_clients == "plain":
+        plain["http"] = listen.http
+    for key, where in plain.items():
+        if not is_loopback(where):
+            raise ValueError(
+                f"{key} = {where!r} can be reached from other machines, and without TLS anybody there can listen in: "
+                f"set the table [tls] (drover ca issue node makes its files), listen on 127.0.0.1 or [::1], "
+                f"or say insecure = true"
+            )
+    return listen
 
 
 def _machine_id(value: str) -> str:
@@ -216,11 +232,25 @@ class Etcd(_Table):
             raise ConfigError("etcd.password_file", f"cannot be read: {error.strerror}") from None
 
 
+class OwnTls(_Table):
+    """The certificate of this node on its own ports, and towards other agents. ca: who signs those of this cluster."""
+
+    ca: FilePath
+    cert: FilePath
+    key: FilePath
+
+    @property
+    def files(self) -> tls.Files:
+        return tls.Files(self.ca, self.cert, self.key)
+
+
 class Listen(_Table):
-    """Where others look at this agent. Neither asks who is asking: keep both on loopback or a management network."""
+    """Where others look at this agent. http_clients: what [tls] means for those of `http`: they need a certificate of
+    our CA, or none ("any"), or it is without TLS ("plain")."""
 
     grpc: HostPort = "127.0.0.1:7470"
     http: HostPort = "127.0.0.1:7471"
+    http_clients: Literal["certificate", "any", "plain"] = "certificate"
 
 
 class Workloads(_Table):
@@ -257,7 +287,9 @@ class Settings(BaseSettings):
     )
 
     node: Annotated[Name, Field(default_factory=lambda: socket.gethostname())]
-    listen: Annotated[Listen, BeforeValidator(_parsed)] = Listen()
+    insecure: bool = False
+    tls: Annotated[OwnTls | None, BeforeValidator(_parsed)] = None
+    listen: Annotated[Listen, BeforeValidator(_parsed), AfterValidator(_guarded)] = Listen()
     address: Annotated[str, AfterValidator(_address)] = ""
     prefix: Annotated[str, AfterValidator(_prefix)] = DEFAULT_PREFIX
     run_dir: AbsolutePath = Path("/run/drover")

@@ -23,6 +23,9 @@ _SAID = {
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
     "too_short": "must not be empty",
+    "missing": "must be set",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
 }
 
 
@@ -47,7 +50,7 @@ def described(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str
     shown = first["input"]
     shown = repr(shown[:60]) if isinstance(shown, str) else repr(shown)[:60]
     said = _SAID[first["type"]].format(**first.get("ctx", {}))
-    return path, said if first["type"] == "too_short" else f"{said}, not {shown}"
+    return path, said if first["type"] in ("too_short", "missing") else f"{said}, not {shown}"
 
 
 def leaves(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

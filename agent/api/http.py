@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import make_wsgi_app
 
+from drover.agent.addresses import host_port
 from drover.agent.api.errors import CannotListen
 from drover.agent.api.source import Source, gauges, unhealthy, unready
 from drover.agent.telemetry import Telemetry
@@ -119,8 +119,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def __init__(self, listen: str, app: WSGIApplication) -> None:
-        parts = urlsplit(f"//{listen}")
-        host, port = parts.hostname or "", parts.port or 0
+        host, port = host_port(listen)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
         self.set_app(app)

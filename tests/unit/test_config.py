@@ -98,8 +98,31 @@ def test_the_address_is_where_grpc_listens_unless_said(
     listen: str, address: str, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "this-host")
-    environ = {"DROVER_LISTEN__GRPC": listen, "DROVER_ADDRESS": address}
+    environ = {"DROVER_LISTEN__GRPC": listen, "DROVER_ADDRESS": address, "DROVER_INSECURE": "true"}
     assert load(["--node", "a"], environ).address == wanted
+
+
+@pytest.mark.parametrize("key", ["grpc", "http"])
+@pytest.mark.parametrize("host", ["10.1.2.3", "0.0.0.0", "[::]", "[fd00::1]", "node-a"])
+def test_ports_that_others_reach_are_refused_without_tls_and_the_text_says_what_to_do(key: str, host: str) -> None:
+    flags = ["--node", "a", "--set", f"listen.{key}={host}:1"]
+    with pytest.raises(ConfigError) as error:
+        load(flags, {})
+    said = str(error.value)
+    assert f"listen: {key} = '{host}:1' can be reached from other machines" in said
+    assert all(word in said for word in ("[tls]", "drover ca issue node", "127.0.0.1", "insecure = true"))
+    assert load([*flags, "--set", "insecure=true"], {}).insecure
+
+
+def test_with_certificates_ports_may_be_anywhere_unless_http_stays_plain(tmp_path: Path) -> None:
+    for name in ("ca", "cert", "key"):
+        (tmp_path / name).touch()
+    files = [word for name in ("ca", "cert", "key") for word in ("--set", f"tls.{name}={tmp_path / name}")]
+    flags = ["--node", "a", *files, "--set", "listen.grpc=[::]:1"]
+    assert load([*flags, "--set", "listen.http=0.0.0.0:2"], {}).tls
+    assert load([*flags, "--set", "listen.http_clients=plain"], {}).tls
+    with pytest.raises(ConfigError, match=r"http = '0\.0\.0\.0:2' can be reached"):
+        load([*flags, "--set", "listen.http=0.0.0.0:2", "--set", "listen.http_clients=plain"], {})
 
 
 def test_the_password_is_read_from_its_file(tmp_path: Path) -> None:
@@ -140,8 +163,10 @@ WRONG_FILES = [
     ("[etcd.tls]", "etcd: tls is set, so endpoints must begin with https://"),
     ('[etcd.tls]\nca = "/nowhere/ca.pem"', "etcd.tls.ca: there is no file '/nowhere/ca.pem'"),
     ('[etcd]\nuser = "drover"', "etcd: user and password_file go together: set both or neither"),
-    ('[listen]\ngrpc = "7470"', "listen.grpc: must look like '127.0.0.1:7470', not '7470'"),
-    ('[listen]\nhttp = "a:99999"', "listen.http: must look like '127.0.0.1:7470', not 'a:99999'"),
+    ('[listen]\ngrpc = "7470"', "listen.grpc: must look like '127.0.0.1:7470' or '[::1]:7470', not '7470'"),
+    ('[listen]\nhttp = "a:99999"', "listen.http: must look like '127.0.0.1:7470' or '[::1]:7470', not 'a:99999'"),
+    ('[tls]\nca = "/etc/hostname"', "tls.cert: must be set"),
+    ('insecure = "maybe"', "insecure: must be true or false, not 'maybe'"),
     ('timings = "quick"', "timings: must be one of fast, default, relaxed, or a table, not 'quick'"),
     ("[timings]\nwait = 3", "timings: wait must be at least 1.02 * d_hard + 0.3 = 6.93, not 3.0"),
     ("[timings]\nheartbeat = 3", "timings: timings must satisfy 2 * heartbeat < d_soft < d_io < d_hard"),
@@ -288,5 +313,5 @@ def test_the_example_shows_every_key_with_its_default() -> None:
             look(path)
         else:
             assert f"{path[-1]} = " in EXAMPLE.read_text()
-    del shown["node"], shown["etcd"]["tls"], shown["etcd"]["password_file"]
+    del shown["node"], shown["tls"], shown["etcd"]["tls"], shown["etcd"]["password_file"]
     assert Settings(node="a", **shown).model_dump() == Settings(node="a").model_dump()

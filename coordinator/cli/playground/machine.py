@@ -228,6 +228,7 @@ address = "{address}"
 run_dir = "/run/drover"
 state_dir = "{place.home / "state"}"
 mount_root = "/srv/drover"
+insecure = true
 {timings}
 [listen]
 grpc = "{address}:{GRPC_PORT}"
