@@ -109,9 +109,7 @@ class Agent:
             self._runtimes = self._make_runtimes(stack)
             stack.callback(self._telemetry.close)
             await guard.start(self._guard_settings())
-            await stack.enter_async_context(rpc.serving(self._sight, settings.listen.grpc))
-            await stack.enter_async_context(http.serving(self._sight, self._telemetry, settings.listen.http))
-            await stack.enter_async_context(control.serving(settings.run_dir, self._leave))
+            await self._serve(stack)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._systemd.keep(self._sight, settings.timings.d_soft))
                 group.create_task(guard.keep(self._turned.set))
@@ -147,6 +145,16 @@ class Agent:
                 etcd=self._etcd,
             )
         )
+
+    async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
+        listen = self._settings.listen
+        files = self._settings.tls.files if self._settings.tls else None
+        await stack.enter_async_context(rpc.serving(self._sight, listen.grpc, files))
+        plain, anyone = listen.http_clients == "plain", listen.http_clients == "any"
+        await stack.enter_async_context(
+            http.serving(self._sight, self._telemetry, listen.http, None if plain else files, anyone)
+        )
+        await stack.enter_async_context(control.serving(self._settings.run_dir, self._leave))
 
     def gate(self) -> Deadline | None:
         return self._member.gate() if self._member and self.gate_is_open() else None

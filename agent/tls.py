@@ -1,28 +1,21 @@
-"""TLS between agents: who a certificate says somebody is, and contexts made of the files in the settings.
+"""TLS between agents: contexts made of the files in the settings, and who is at the other end.
 
-Every agent's certificate is from one CA ([tls] ca), and says its node's name and role. Not its address: nodes are known
-by their names, so contexts here check the CA and the dates, and whoever connects asks `known` who answered. Standard
-library only: helpers load this, too.
+All certificates of a cluster are from one CA ([tls] ca), and say whose they are. Nodes are known by their names, not by
+their addresses: contexts here check CA and dates, and whoever connects asks `known` who answered. Light imports only:
+helpers load this, too.
 """
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-URI = re.compile(r"drover://(?P<cluster>[^/]*)/(?P<role>[a-z]+)/(?P<name>[^/]+)")
-"""What `drover ca` writes into certificates: drover://CLUSTER/node/NAME."""
+from drover.coordinator.identity import Peer, Role, Stranger, whose
 
-
-class Role(StrEnum):
-    NODE = "node"
-    OPERATOR = "operator"
+__all__ = ["Files", "Peer", "Role", "Stranger", "client_context", "known", "peer", "server_context"]
 
 
 @dataclass(frozen=True)
@@ -34,25 +27,13 @@ class Files:
     key: Path
 
 
-@dataclass(frozen=True)
-class Peer:
-    """Who is at the other end, by its certificate."""
-
-    name: str
-    role: Role
-
-
-class Stranger(Exception):
-    """The CA has signed it, but the certificate does not say what was needed. The text says what it says instead."""
-
-
 def server_context(files: Files, *, anyone: bool = False) -> ssl.SSLContext:
     """For whoever accepts connections. anyone: a client needs no certificate; else one of our CA.
 
     Raises OSError (ssl.SSLError is one) where the files cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.verify_mode = ssl.CERT_OPTIONAL if anyone else ssl.CERT_REQUIRED
+    context.verify_mode = ssl.CERT_NONE if anyone else ssl.CERT_REQUIRED
     return _loaded(context, files)
 
 
@@ -66,8 +47,13 @@ def client_context(files: Files) -> ssl.SSLContext:
 def _loaded(context: ssl.SSLContext, files: Files) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(files.ca)
-    context.load_cert_chain(files.cert, files.key)
+    context.load_cert_chain(files.cert, files.key, password=_no_password)
     return context
+
+
+def _no_password() -> str:
+    """Else OpenSSL asks for one on the terminal."""
+    raise OSError("the key has a password: an agent needs one without")
 
 
 def known(connection: ssl.SSLSocket | ssl.SSLObject) -> Peer:
@@ -79,25 +65,10 @@ def known(connection: ssl.SSLSocket | ssl.SSLObject) -> Peer:
 
 
 def peer(certificate: Mapping[str, Any]) -> Peer:
-    """Who a certificate (as `getpeercert` has it) names: by its URI drover://CLUSTER/ROLE/NAME; in one of another PKI
-    by its common name, with the role as an organizational unit. Raises Stranger."""
+    """Whose a certificate is, as `getpeercert` shows it. Raises Stranger."""
     subject = [pair for part in certificate.get("subject", ()) for pair in part]
-    uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
-    names = [value for kind, value in subject if kind == "commonName"]
-    units = [value for kind, value in subject if kind == "organizationalUnitName"]
-    return said(uris, names, units)
-
-
-def said(uris: list[str], names: list[str], units: list[str]) -> Peer:
-    """What URIs, common names and organizational units of a certificate say together. Raises Stranger."""
-    ours = [match for uri in uris if (match := URI.fullmatch(uri)) and match["role"] in set(Role)]
-    if len(ours) == 1:
-        return Peer(unquote(ours[0]["name"]), Role(ours[0]["role"]))
-    roles = [unit for unit in units if unit in set(Role)]
-    if not ours and len(names) == 1 and len(roles) == 1:
-        return Peer(names[0], Role(roles[0]))
-    shown = f"common names {names}, organizational units {units}, URIs {uris}"
-    raise Stranger(
-        "the certificate does not say whose it is: it needs one URI drover://CLUSTER/node/NAME, or the name as its "
-        f"common name and 'node' or 'operator' as an organizational unit; it has {shown}"
+    return whose(
+        [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"],
+        [value for kind, value in subject if kind == "commonName"],
+        [value for kind, value in subject if kind == "organizationalUnitName"],
     )

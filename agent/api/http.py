@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
+import ssl
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,22 +28,35 @@ from drover.agent.addresses import host_port
 from drover.agent.api.errors import CannotListen
 from drover.agent.api.source import Source, gauges, unhealthy, unready
 from drover.agent.telemetry import Telemetry
+from drover.agent.tls import Files, server_context
+from drover.coordinator.rotation import Current
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
 @asynccontextmanager
-async def serving(source: Source, telemetry: Telemetry, listen: str, patience: float = 2.0) -> AsyncIterator[int]:
+async def serving(
+    source: Source,
+    telemetry: Telemetry,
+    listen: str,
+    tls: Files | None = None,
+    anyone: bool = False,
+    patience: float = 2.0,
+) -> AsyncIterator[int]:
     """Serves until the block is left; yields the port (of interest where `listen` asks for port 0).
 
-    patience: seconds that the event loop gets to answer. Raises CannotListen.
+    tls: None: plain text. anyone: who asks needs no certificate; else one of our CA. patience: seconds that the event
+    loop gets to answer. Raises CannotListen.
     """
     loop = asyncio.get_running_loop()
     app = _App(source, telemetry, _asker(loop, patience))
     try:
-        server = _Server(listen, app)
+        secured = await asyncio.to_thread(_secured, tls, anyone) if tls else None
+        server = _Server(listen, app, secured)
     except OSError as error:
-        raise CannotListen(f"cannot listen on {listen} (listen.http): {error.strerror}") from None
+        raise CannotListen(f"cannot listen on {listen} (listen.http): {error.strerror or error}") from None
     # Not the loop's own executor: that may be full of calls that wait for storage.
     with ThreadPoolExecutor(2, "http") as threads, server:
         running = loop.run_in_executor(threads, server.serve_forever)
@@ -49,6 +65,10 @@ async def serving(source: Source, telemetry: Telemetry, listen: str, patience: f
         finally:
             await loop.run_in_executor(threads, server.shutdown)
             await running
+
+
+def _secured(files: Files, anyone: bool) -> Current[ssl.SSLContext]:
+    return Current((files.ca, files.cert, files.key), lambda: server_context(files, anyone=anyone))
 
 
 Ask = Callable[[Callable[[], Any]], Any]
@@ -118,11 +138,29 @@ class _Handler(WSGIRequestHandler):
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
-    def __init__(self, listen: str, app: WSGIApplication) -> None:
+    def __init__(self, listen: str, app: WSGIApplication, secured: Current[ssl.SSLContext] | None) -> None:
+        self._secured = secured
         host, port = host_port(listen)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
         self.set_app(app)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The handshake comes with the first read, on the client's own thread."""
+        plain, address = super().get_request()
+        if self._secured is None:
+            return plain, address
+        try:
+            context = self._secured.get()
+            return context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False), address
+        except OSError:
+            plain.close()
+            raise
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that breaks off, or whose certificate is none of ours, is not worth more."""
+        error = sys.exc_info()[1]
+        log.log(logging.DEBUG if isinstance(error, OSError) else logging.ERROR, "%s: %r", client_address, error)
 
     def server_bind(self) -> None:
         """Without the base's reverse look-up of the address, which waits for DNS."""

@@ -14,16 +14,19 @@ from grpc_reflection.v1alpha import reflection
 from drover.agent.api.errors import CannotListen
 from drover.agent.api.source import DatasetView, Source, reported, unhealthy
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
+from drover.agent.tls import Files, server_context
+from drover.coordinator.rotation import Current
 
 _OPTIONS = (("grpc.so_reuseport", 0),)
 """Two agents on one port must be an error, not a lottery."""
 
 
 @asynccontextmanager
-async def serving(source: Source, listen: str, grace: float = 0.5) -> AsyncIterator[int]:
+async def serving(source: Source, listen: str, tls: Files | None = None, grace: float = 0.5) -> AsyncIterator[int]:
     """Serves until the block is left; yields the port (of interest where `listen` asks for port 0).
 
-    grace: seconds that requests under way get at the end. Raises CannotListen.
+    tls: who asks needs a certificate of our CA; None: plain text. grace: seconds that requests under way get at the
+    end. Raises CannotListen.
     """
     server = grpc.aio.server(options=_OPTIONS)
     drover_pb2_grpc.add_DatasetsServicer_to_server(_Datasets(source), server)
@@ -32,14 +35,30 @@ async def serving(source: Source, listen: str, grace: float = 0.5) -> AsyncItera
     services = [service.full_name for service in drover_pb2.DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
+        port = (
+            server.add_secure_port(listen, await asyncio.to_thread(_credentials, tls))
+            if tls
+            else server.add_insecure_port(listen)
+        )
+    except (OSError, RuntimeError) as error:
         raise CannotListen(f"cannot listen on {listen} (listen.grpc): {error}") from None
     await server.start()
     try:
         yield port
     finally:
         await server.stop(grace)
+
+
+def _credentials(files: Files) -> grpc.ServerCredentials:
+    """gRPC asks for the configuration at every new connection."""
+
+    def read() -> grpc.ServerCertificateConfiguration:
+        server_context(files)  # says what is wrong with them; gRPC would not
+        ca, cert, key = (path.read_bytes() for path in (files.ca, files.cert, files.key))
+        return grpc.ssl_server_certificate_configuration([(key, cert)], ca)
+
+    current = Current((files.ca, files.cert, files.key), read)
+    return grpc.dynamic_ssl_server_credentials(current.get(), current.get, require_client_authentication=True)
 
 
 @contextmanager

@@ -63,6 +63,7 @@ VERBS = {
         "Give your word that a machine is off, so that others may take its datasets.", f"{_HERE}.fence:fence"
     ),
     "recover": Verb("Go on after etcd was restored from a backup, or with a copy of it.", f"{_HERE}.recover:recover"),
+    "ca": Verb("Certificates for the cluster: a small authority in a directory.", f"{_HERE}.ca.app:app"),
     "playground": Verb("A whole cluster on this machine, to try things on.", f"{_HERE}.playground.app:app"),
 }
 """In the order of the help."""

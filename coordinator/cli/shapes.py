@@ -158,3 +158,22 @@ class FenceJson(TypedDict):
     incarnation: str
     node: str
     evidence: str
+
+
+class CertificateJson(TypedDict):
+    """One certificate"""
+
+    file: str
+    role: Annotated[str | None, "`ca`, `node`, `operator`, `observer` or `etcd`; null: it does not say"]
+    name: Annotated[str, "whose it is"]
+    addresses: Annotated[list[str], "where it may be reached, as a server"]
+    issuer: str
+    since: str
+    expires: Annotated[str, "from then on nobody believes it"]
+    due: Annotated[bool, "less than a third of its life is left"]
+
+
+class CertificatesJson(TypedDict):
+    """`drover ca show --json`"""
+
+    certificates: list[CertificateJson]

@@ -1,0 +1,1 @@
+"""`drover ca`: one file a verb."""

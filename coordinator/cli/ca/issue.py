@@ -1,0 +1,35 @@
+"""`drover ca issue`: a certificate for a node, a user or a member of etcd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from drover.coordinator.cli.ca.place import CA, Place, check_name
+from drover.coordinator.cli.errors import NotPossible, Usage
+from drover.coordinator.cli.output import say
+from drover.coordinator.identity import Peer, Role
+
+
+def issue(directory: Path, role: Role, name: str, addresses: Sequence[str], days: int) -> None:
+    check_name(name, f"the {role}")
+    if name == CA:
+        raise Usage(f"{CA!r} is the authority itself", "Choose another name.")
+    if addresses and role not in (Role.NODE, Role.ETCD):
+        raise Usage(f"an {role} is not reached at an address", "Leave --address away.")
+    place = Place(directory)
+    authority = place.authority()
+    for path in (place.certificate(name), place.key(name)):
+        if path.exists():
+            raise NotPossible(
+                f"{path} exists already", f"For new dates: drover ca renew {name}. Else move it away first."
+            )
+    try:
+        pair = authority.issue(Peer(name, role), addresses, days)
+    except ValueError as error:
+        raise Usage(str(error), "Example: --address 10.0.0.11 --address fd00::11") from None
+    place.write(place.key(name), pair.key)
+    place.write(place.certificate(name), pair.certificate)
+    say(f"{place.certificate(name)} and {place.key(name)} are those of {role} {name}.")
+    if role is Role.NODE:
+        say(f"Copy both and {place.certificate()} to {name}, and name them in its settings: [tls], [etcd.tls].")
