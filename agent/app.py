@@ -162,10 +162,14 @@ class Agent:
     async def _live(self, guard: Guard, helpers: HelperPool) -> None:
         while True:
             try:
-                async with self._etcd() as store:
-                    await self._live_on(store, guard, helpers)
-            except* WentBack as group:
-                await self._halt(first(group))
+                async with self._etcd() as store, asyncio.TaskGroup() as group:
+                    following = group.create_task(store.follow_files())
+                    try:
+                        await self._live_on(store, guard, helpers)
+                    finally:
+                        following.cancel()
+            except* WentBack as reasons:
+                await self._halt(first(reasons))
 
     async def _live_on(self, store: Etcd, guard: Guard, helpers: HelperPool) -> None:
         """One incarnation after the other. Raises WentBack."""

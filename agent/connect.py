@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from drover.agent import config
+from drover.agent.config_errors import ConfigError
 from drover.coordinator.etcd import Credentials, Etcd, Tls
 
 
 def connect(settings: config.Etcd, own_key: str) -> Etcd:
-    """A context manager. own_key: see `Etcd`. Raises ConfigError where the password cannot be read."""
+    """A context manager. own_key: see `Etcd`. Raises ConfigError where password or certificates are of no use."""
     tls = Tls(settings.tls.ca, settings.tls.cert, settings.tls.key) if settings.tls else None
     login = settings.credentials()
     credentials = Credentials(*login) if login else None
-    return Etcd(settings.endpoints, timeout=settings.timeout, tls=tls, credentials=credentials, own_key=own_key)
+    try:
+        return Etcd(settings.endpoints, timeout=settings.timeout, tls=tls, credentials=credentials, own_key=own_key)
+    except OSError as error:
+        raise ConfigError("etcd.tls", f"cannot be used: {error}") from None

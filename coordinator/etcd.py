@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 from types import TracebackType
@@ -24,6 +25,7 @@ from drover.coordinator.etcd_rpc import (
     txn_request,
 )
 from drover.coordinator.etcd_watch import watch
+from drover.coordinator.rotation import Current
 from drover.coordinator.store import (
     Changes,
     Compacted,
@@ -38,6 +40,8 @@ from drover.coordinator.store import (
 from drover.coordinator.txn import Entry, Txn, TxnResult
 
 __all__ = ["Credentials", "Etcd", "Tls"]
+
+log = logging.getLogger(__name__)
 
 _PAGE = 1000
 """Keys in one answer of a range."""
@@ -63,13 +67,15 @@ class Etcd:
         key that we may write (nobody does): with it, a member whose connection is new is first asked whether etcd went
         back, where it lags behind what was seen.
 
-        Raises ValueError that names the endpoint which is none.
+        Raises ValueError that names the endpoint which is none, OSError where a certificate cannot be used.
         """
         if not endpoints:
             raise ValueError("there must be at least one etcd endpoint, like http://127.0.0.1:2379")
         parsed = [parse_endpoint(text) for text in endpoints]
         self.endpoints = tuple(endpoint.address for endpoint in parsed)
         self._members = Members(parsed, timeout, tls, credentials, own_key)
+        self._tls = tls
+        self._files = Current(tls.files, tls.credentials) if tls and tls.files else None
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,6 +90,26 @@ class Etcd:
         # gRPC has one queue for all event loops of a process. What it still has to say about cancelled calls must come
         # while this loop runs, else it drops what it has in hand for others; there is nothing to wait for.
         await asyncio.sleep(0.01)
+
+    async def follow_files(self, every: float = 10.0) -> None:
+        """Until cancelled: takes new certificates up, over new connections, while all that goes on goes on. every:
+        seconds between two looks at the files."""
+        if self._tls is None or self._files is None:
+            return
+        used = self._files.first
+        while True:
+            await asyncio.sleep(every)
+            newest = await asyncio.to_thread(self._files.get)
+            if newest is used:
+                continue
+            try:
+                await self._members.replace(self._tls)
+            except (OSError, ValueError, Unavailable) as error:
+                log.warning("new certificates are not used towards etcd yet, the old ones go on: %s", error)
+                continue
+            used = newest
+            await asyncio.sleep(4 * self._members.timeout)
+            await self._members.close_retired()
 
     @property
     def cluster_id(self) -> str | None:

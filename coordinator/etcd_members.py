@@ -49,11 +49,50 @@ class Members:
         self._credentials = credentials
         self._token: str | None = None
         self._authenticating = asyncio.Lock()
+        self._endpoints = tuple(endpoints)
         self._members = [Member(endpoint, tls) for endpoint in endpoints]
         self._order = list(self._members)
+        self._retired: list[Member] = []
 
     async def close(self) -> None:
+        for member in (*self._members, *self._retired):
+            await member.close()
+
+    async def replace(self, tls: Tls) -> None:
+        """Goes on over new connections, with what the files hold now, once one of them has answered. Calls and watches
+        on the old ones go on; `close_retired` later.
+
+        Raises Unavailable and what `Tls.credentials` raises: then nothing has changed.
+        """
+        fresh = [Member(endpoint, tls) for endpoint in self._endpoints]
+        if not await self._answers(fresh):
+            for member in fresh:
+                await member.close()
+            raise Unavailable(f"no answer from etcd at {self._addresses} with the new files")
+        rank = {member.address: number for number, member in enumerate(self._order)}
+        self._retired += self._members
         for member in self._members:
+            member.retired = True
+        self._members = fresh
+        self._order = sorted(fresh, key=lambda member: rank[member.address])
+
+    async def _answers(self, members: Sequence[Member]) -> bool:
+        """Whether any of them does; a refusal is an answer."""
+        for member in members:
+            if await member.connect(self.timeout):
+                try:
+                    await self.call(member, member.maintenance.Status, rpc_pb2.StatusRequest(), now() + self.timeout)
+                except Unavailable:
+                    continue
+                except Denied:
+                    return True
+                return True
+        return False
+
+    async def close_retired(self) -> None:
+        """When calls and watches on them have had the time to end."""
+        retired, self._retired = self._retired, []
+        for member in retired:
             await member.close()
 
     @property
@@ -107,15 +146,19 @@ class Members:
             self.demote(member)
 
     def up_to_date(self, member: Member, header: Any) -> None:
-        """Raises WatchBroken where a member does not know of the newest election, WentBack."""
+        """Raises WatchBroken where a member does not know of the newest election or others have taken its place,
+        WentBack."""
         self.known.same(member.address, header)
         if header.raft_term < self.known.term:
             raise WatchBroken(f"etcd at {member.address} is cut off from the others: it has missed an election")
+        if member.retired:
+            raise WatchBroken(f"etcd at {member.address} is reached over a new connection from now on")
 
     def demote(self, member: Member) -> None:
-        """To the end of the queue; nothing changes where another task was faster."""
-        self._order.remove(member)
-        self._order.append(member)
+        """To the end of the queue; nothing changes where another task was faster, or it is not used any more."""
+        if member in self._order:
+            self._order.remove(member)
+            self._order.append(member)
 
     async def connected(self, deadline: float, limit: float) -> Member:
         """The first member whose connection stands and whose release may be used. Nothing that changes anything is sent

@@ -6,6 +6,7 @@ The generated stubs (`etcd3.etcdrpc`) are untyped: what comes from them is `Any`
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,22 @@ class Tls:
     cert: Path | None = None
     key: Path | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(path for path in (self.ca, self.cert, self.key) if path)
+
     def credentials(self) -> grpc.ChannelCredentials:
-        """Raises OSError where a file cannot be read, ValueError where only one of cert and key is given."""
+        """Raises OSError (ssl.SSLError is one) where a file cannot be read or used, ValueError where only one of cert
+        and key is given."""
         if (self.cert is None) != (self.key is None):
             raise ValueError("a TLS client certificate needs both files, cert and key")
         ca, key, cert = (path.read_bytes() if path else None for path in (self.ca, self.key, self.cert))
+        # gRPC would say nothing of files that do not fit, and never connect.
+        trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self.ca:
+            trial.load_verify_locations(self.ca)
+        if self.cert:
+            trial.load_cert_chain(self.cert, self.key, password="")
         return grpc.ssl_channel_credentials(ca, key, cert)
 
 
@@ -137,6 +149,9 @@ class Member:
         self.cluster: Any = rpc_pb2_grpc.ClusterStub(self.channel)
         self.verdict: Verdict | None = None
         """On the release that it runs; None: to be asked for, as after each new connection."""
+        self.retired = False
+        """Others have taken its place: only watches that stand still use it, and they stand anew at their next sign of
+        life."""
         self._change: asyncio.Task[None] | None = None
 
     async def connect(self, limit: float) -> bool:

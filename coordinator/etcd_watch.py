@@ -68,7 +68,7 @@ async def watch(
         raise WatchBroken(f"etcd at {member.address} ended the watch") from error
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if not pulse.silent or (task is not None and task.cancelling()):
+        if not (pulse.silent or member.retired) or (task is not None and task.cancelling()):
             raise
         raise WatchBroken(f"etcd at {member.address} has fallen silent") from None
     finally:

@@ -27,7 +27,8 @@ class Current(Generic[T]):
         self._lock = threading.Lock()
         self._said = ""
         self._mark = self._look()
-        self._made = make()
+        self.first = self._made = make()
+        """What was made first."""
 
     def get(self) -> T:
         """Blocks for as long as it takes to look at the files, and to read them where they have changed."""

@@ -6,15 +6,18 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
 from drover.coordinator.etcd import Credentials, Etcd, Tls
+from drover.coordinator.identity import Peer, Role
 from drover.coordinator.mirror import Mirror
 from drover.coordinator.store import Denied, StoreError, WatchBroken
 from drover.coordinator.txn import Put, Txn
+from tests.certificates import Certificates
 from tests.etcd import FAST, EtcdCluster, free_ports
 
 ADMIN = Credentials("root", "admin-secret")
@@ -163,6 +166,17 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@contextmanager
+def secured(ours: Certificates, member: str) -> Iterator[tuple[EtcdCluster, str]]:
+    """A member that wants a client certificate, and its endpoint for those."""
+    port = free_ports(1)[0]
+    files = ours.files(member)
+    tls = ("--cert-file", str(files.cert), "--key-file", str(files.key), "--trusted-ca-file", str(files.ca))
+    also = f"https://127.0.0.1:{port}"
+    with EtcdCluster(1, flags=(*FAST, *tls, "--client-cert-auth"), also=also) as cluster:
+        yield cluster, also
+
+
 @pytest.fixture(scope="module")
 def encrypted(certificates: Path) -> Iterator[str]:
     """The endpoint of a member that wants a client certificate, beside its plain one."""
@@ -206,3 +220,65 @@ async def test_a_client_certificate_without_its_key_is_refused(certificates: Pat
 async def test_a_missing_file_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pem"):
         Etcd(["https://127.0.0.1:2379"], tls=Tls(ca=Path("nowhere.pem")))
+
+
+async def test_new_certificates_are_taken_up_without_losing_a_call_a_lease_or_a_watch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = Certificates.make(tmp_path)
+    ours.issue("member", Role.ETCD)
+    ours.issue("client")
+    with secured(ours, "member") as (_, endpoint):
+        async with Etcd([endpoint], tls=ours.to_etcd("client"), timeout=0.7) as store, asyncio.TaskGroup() as group:
+            revision = (await store.txn(put("/a"))).revision
+            lease = await store.grant(30)
+            mirror = Mirror(store, "/", "0", lambda _: None)
+            following = group.create_task(mirror.run())
+            keeping = group.create_task(store.follow_files(0.1))
+            await mirror.ready(10)
+            before = store._members.first
+            ours.put("client", ours.authority.issue(Peer("client", Role.NODE), ()))
+            async with asyncio.timeout(20):
+                while store._members.first is before:
+                    assert (await store.txn(put("/a"))).succeeded
+                    await asyncio.sleep(0.01)
+                while before.channel.get_state(False) is not grpc.ChannelConnectivity.SHUTDOWN:
+                    assert (await store.txn(put("/a"))).succeeded
+                    await asyncio.sleep(0.05)
+                last = (await store.txn(put("/b"))).revision
+                while "/b" not in mirror.entries:
+                    await asyncio.sleep(0.01)
+            assert await store.keep_alive(lease) > 0
+            assert last > revision
+            assert not following.done()
+            assert not keeping.done()
+            following.cancel()
+            keeping.cancel()
+        said = [r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+        assert all("over a new connection from now on" in one for one in said), said
+
+
+async def test_new_certificates_that_etcd_does_not_believe_leave_the_old_ones_in_use(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, strangers = Certificates.make(tmp_path / "ours"), Certificates.make(tmp_path / "strangers")
+    ours.issue("member", Role.ETCD)
+    ours.issue("client")
+    with secured(ours, "member") as (_, endpoint):
+        async with Etcd([endpoint], tls=ours.to_etcd("client"), timeout=0.5) as store:
+            keeping = asyncio.create_task(store.follow_files(0.1))
+            before = store._members.first
+            assert (await store.txn(put("/a"))).succeeded
+            ours.put("client", strangers.authority.issue(Peer("client", Role.NODE), ()))
+            async with asyncio.timeout(20):
+                while "not used towards etcd yet" not in caplog.text:
+                    await asyncio.sleep(0.05)
+            assert store._members.first is before
+            assert (await store.txn(put("/a"))).succeeded
+            ours.issue("client")
+            async with asyncio.timeout(20):
+                while store._members.first is before:
+                    await asyncio.sleep(0.05)
+            assert (await store.txn(put("/a"))).succeeded
+            keeping.cancel()
+            await asyncio.wait({keeping})

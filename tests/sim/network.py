@@ -74,6 +74,7 @@ class SimMember:
         self.etcd = self.machine.world.etcd
         self.kv = self.watch = self.lease = self.maintenance = self.auth = self.cluster = _Stub(self)
         self.verdict: Verdict | None = None
+        self.retired = False
 
     async def connect(self, limit: float) -> bool:
         if self.etcd.reaches(self.machine.name, self.name):
