@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from drover.coordinator.identity import Peer, Role, Stranger, uri, whose
+from drover.coordinator.identity import ETCD_CN, Peer, Role, Stranger, uri, whose
 
 AUTHORITY_DAYS, LEAF_DAYS = 3650, 365
 
@@ -134,7 +134,7 @@ class Authority:
         subject = x509.Name(
             [
                 x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, peer.role),
-                x509.NameAttribute(NameOID.COMMON_NAME, peer.name),
+                x509.NameAttribute(NameOID.COMMON_NAME, ETCD_CN if peer.role is Role.ETCD else peer.name),
             ]
         )
         alternatives: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri(self.cluster, peer))]

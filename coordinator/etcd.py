@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 from etcd3.etcdrpc import rpc_pb2
 
+from drover.coordinator.etcd_auth import Auth
 from drover.coordinator.etcd_members import Members, now
 from drover.coordinator.etcd_rpc import (
     Credentials,
@@ -90,6 +91,11 @@ class Etcd:
         # gRPC has one queue for all event loops of a process. What it still has to say about cancelled calls must come
         # while this loop runs, else it drops what it has in hand for others; there is nothing to wait for.
         await asyncio.sleep(0.01)
+
+    @property
+    def auth(self) -> Auth:
+        """etcd's users and roles."""
+        return Auth(self._members)
 
     async def follow_files(self, every: float = 10.0) -> None:
         """Until cancelled: takes new certificates up, over new connections, while all that goes on goes on. every:

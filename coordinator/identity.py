@@ -11,6 +11,10 @@ from urllib.parse import quote, unquote
 _URI = re.compile(r"drover://(?P<cluster>[^/]+)/(?P<role>[a-z]+)/(?P<name>[^/]+)")
 
 
+ETCD_CN = "etcd"
+"""The common name of all members of etcd: by it their peers know them (--peer-cert-allowed-cn)."""
+
+
 class Role(StrEnum):
     """What somebody with a certificate is to the others."""
 

@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from drover.coordinator.cli.errors import Failed, NoEtcd, NotPossible, Usage
 from drover.coordinator.keys import Keys
 from drover.coordinator.store import Denied, NoSpace, Store, StoreError, Unanswered, Unavailable, Unfit
 from drover.coordinator.txn import Txn, TxnResult
+
+if TYPE_CHECKING:
+    from drover.coordinator.etcd import Etcd
 
 T = TypeVar("T")
 
@@ -51,8 +54,17 @@ def run(where: Connection, work: Callable[[Store, Keys], Awaitable[T]]) -> T:
         async with open_store(where) as store:
             return await work(store, where.keys)
 
+    return run_with(where, connected)
+
+
+def run_with(where: Connection, work: Callable[[], Awaitable[T]]) -> T:
+    """As `run`, for work that opens its own connection."""
+
+    async def worked() -> T:
+        return await work()
+
     try:
-        return asyncio.run(connected())
+        return asyncio.run(worked())
     except Unfit as error:
         raise Failed(str(error)) from error
     except Unavailable as error:
@@ -83,6 +95,13 @@ _CHECK = (
 
 @asynccontextmanager
 async def open_store(where: Connection) -> AsyncIterator[Store]:
+    """A client for one verb, as `open_etcd` makes it. Raises Usage."""
+    async with open_etcd(where) as store:
+        yield store
+
+
+@asynccontextmanager
+async def open_etcd(where: Connection) -> AsyncIterator[Etcd]:
     """A client for one verb. Certificates and a user come from the environment variables that etcdctl reads too.
     Raises Usage."""
     from drover.coordinator.etcd import Credentials, Etcd, Tls

@@ -64,6 +64,14 @@ VERBS = {
     ),
     "recover": Verb("Go on after etcd was restored from a backup, or with a copy of it.", f"{_HERE}.recover:recover"),
     "ca": Verb("Certificates for the cluster: a small authority in a directory.", f"{_HERE}.ca.app:app"),
+    "etcd-roles": Verb(
+        "Set up users and roles in etcd, so that each may do what it has to and no more.",
+        f"{_HERE}.etcd_roles:etcd_roles",
+    ),
+    "etcd-unit": Verb(
+        "Print a systemd unit for one member of etcd, with the flags that a small one should run with.",
+        f"{_HERE}.etcd_unit:etcd_unit",
+    ),
     "playground": Verb("A whole cluster on this machine, to try things on.", f"{_HERE}.playground.app:app"),
 }
 """In the order of the help."""

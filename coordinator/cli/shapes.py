@@ -177,3 +177,10 @@ class CertificatesJson(TypedDict):
     """`drover ca show --json`"""
 
     certificates: list[CertificateJson]
+
+
+class RolesJson(TypedDict):
+    """`drover etcd-roles --json`"""
+
+    dry_run: Annotated[bool, "true: nothing of it was done"]
+    steps: Annotated[list[str], "what was changed, or would be: for people"]

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from drover.coordinator.access import ROOT
 from drover.coordinator.cli.ca.place import CA, Place, check_name
 from drover.coordinator.cli.errors import NotPossible, Usage
 from drover.coordinator.cli.output import say
-from drover.coordinator.identity import Peer, Role
+from drover.coordinator.identity import ETCD_CN, Peer, Role
 
 
 def issue(directory: Path, role: Role, name: str, addresses: Sequence[str], days: int) -> None:
     check_name(name, f"the {role}")
     if name == CA:
         raise Usage(f"{CA!r} is the authority itself", "Choose another name.")
+    if (name == ETCD_CN and role is not Role.ETCD) or (name == ROOT and role is not Role.OPERATOR):
+        raise Usage(f"a certificate for {name} would pass for etcd's own", "Choose another name.")
     if addresses and role not in (Role.NODE, Role.ETCD):
-        raise Usage(f"an {role} is not reached at an address", "Leave --address away.")
+        raise Usage("a user is not reached at an address", "Leave --address away.")
     place = Place(directory)
     authority = place.authority()
     for path in (place.certificate(name), place.key(name)):
