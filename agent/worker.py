@@ -63,7 +63,8 @@ class Worker:
         self._leaving: Leaving | None = None
         self._claim: tuple[tuple[object, ...], float] | None = None
         self._trouble: Trouble | None = None
-        self._trouble_specs: tuple[int, ...] = ()
+        self._trouble_about: tuple[tuple[int, int], ...] = ()
+        """Spec revisions and epochs: with another one, what went wrong before does not count."""
         self._blocked: Blocked | None = None
         self._blocks = 0
         self._failures: dict[str, int] = {}
@@ -117,10 +118,10 @@ class Worker:
             if self.names & set(spec.datasets) and spec.kind in shared.execute.runtimes:
                 found = await shared.execute.runtimes[spec.kind].look()
                 conditions[name] = found.get(name, Absent())
-        specs = tuple(d.spec_revision for d in unit)
         leaving = shared.leave.now
-        if specs != self._trouble_specs or leaving != self._leaving:
-            self._trouble, self._trouble_specs, self._leaving = None, specs, leaving
+        about = tuple((d.spec_revision, d.tenure.epoch if d.tenure else 0) for d in unit)
+        if about != self._trouble_about or leaving != self._leaving:
+            self._trouble, self._trouble_about, self._leaving = None, about, leaving
         return Situation(
             node=shared.member.node,
             incarnation=shared.member.incarnation,

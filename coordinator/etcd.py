@@ -147,7 +147,7 @@ class Etcd:
                 raise
         except Unavailable as error:
             raise Unanswered(str(error)) from error
-        self._members.known.not_before(seen, answer.header)
+        self._members.known.not_before(seen, member.address, answer.header)
         self._members.learn(member, answer.header, linearizable=True)
         reads = answer.responses[len(answer.responses) - len(txn.read) :]
         found = (response.response_range.kvs for response in reads)

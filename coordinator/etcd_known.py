@@ -35,9 +35,11 @@ class Known:
             raise self._broken
         self.cluster_id = found
 
-    def not_before(self, seen: int, header: Any) -> None:
+    def not_before(self, seen: int, address: str, header: Any) -> None:
         """Raises WentBack where what went through etcd's log was answered as of before what had been seen when it was
-        sent. Of reads this proves nothing: a member that was paused answers them from the past (etcd 20418)."""
+        sent; first OtherEtcd, as the revisions of another cluster prove nothing about this one. Of reads it proves
+        nothing either: a member that was paused answers them from the past (etcd 20418)."""
+        self.same(address, header)
         if header.revision < seen:
             self._broken = WentBack(gone_back(header.revision, seen))
             raise self._broken

@@ -209,7 +209,8 @@ class Members:
         seen, asked = self.known.revision, txn_request(witness(self._own_key))
         # A full etcd answers no such question; the next transaction's answer tells.
         with contextlib.suppress(NoSpace):
-            self.known.not_before(seen, (await self.call(member, member.kv.Txn, asked, deadline)).header)
+            answer = await self.call(member, member.kv.Txn, asked, deadline)
+            self.known.not_before(seen, member.address, answer.header)
 
     def _all_unfit(self) -> bool:
         return all(isinstance(member.verdict, Corrupting) for member in self._members)

@@ -16,7 +16,7 @@ from drover.coordinator.clock import Clock
 from drover.coordinator.etcd_versions import Sound, judge
 from drover.coordinator.keys import Keys, Kind, range_end
 from drover.coordinator.mark import MarkFile
-from drover.coordinator.protocol import history, observer
+from drover.coordinator.protocol import history, observer, recovery
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import Identity
 from drover.coordinator.record import InvalidRecord, R
@@ -211,6 +211,8 @@ class Joining:
         named = [(n.incarnation, n.machine, n.boot) for n in _readable(NodeRecord, [node] if node else [])]
         named += [(t.incarnation, "", "") for t in _readable(Tenure, owners.entries) if t.held and t.node == me]
         for incarnation, machine, boot in named:
+            if not recovery.lived(incarnation):
+                continue
             if await self._store.get(keys.fence(incarnation)) is None:
                 return observer.stand_in(incarnation).model_copy(update={"machine": machine, "boot": boot})
         return None
@@ -322,13 +324,16 @@ class Joining:
             await asyncio.sleep(_RETRY)
 
     async def _outwait(self, before: Heartbeat, entry: Entry | None) -> Fence:
-        """Another machine has the name. It keeps it, unless its heartbeat stands still for W."""
-        key = self._keys.heartbeat(self._who.node)
+        """Another machine has the name. It keeps it, unless its heartbeat stands still for W. Where it is fenced
+        meanwhile, what this returns no longer holds: the join compares that there is no fence, and is tried again."""
+        key, fence = self._keys.heartbeat(self._who.node), self._keys.fence(before.incarnation)
         start = self._clock().raw
         wait = required_wait(before.writes_for)
         log.warning("node %s was last on another machine; waiting %.0f s for a sign of it", self._who.node, wait)
         while (passed := self._clock().raw - start) < wait:
             await asyncio.sleep(min(_RETRY, wait - passed))
+            if await self._store.get(fence) is not None:
+                break
             now = await self._store.get(key)
             if entry is not None and now is not None and now.mod_revision != entry.mod_revision:
                 raise Refused(

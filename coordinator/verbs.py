@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Sequence
 
 from drover.coordinator.combine import Combiner
+from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.protocol import ownership
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.ownership import Seat
@@ -16,7 +17,7 @@ from drover.coordinator.protocol.placement import Claim
 from drover.coordinator.record import InvalidRecord
 from drover.coordinator.records import Holder, Status, Tenure
 from drover.coordinator.store import LeaseGone, NoSpace, Store, Unanswered, Unavailable
-from drover.coordinator.txn import Txn, TxnResult
+from drover.coordinator.txn import Put, Txn, TxnResult
 from drover.coordinator.view import View
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,14 @@ _REFUTED = 5
 
 class NotLive(Exception):
     """The session has lapsed or ended: nothing was sent, or it is no matter any more what became of it."""
+
+
+def _owners(keys: Keys, txn: Txn) -> frozenset[str]:
+    """The datasets whose tenures a transaction puts."""
+    under = keys.under(Kind.OWNERS)
+    return frozenset(
+        put.key.removeprefix(under) for put in txn.then if isinstance(put, Put) and put.key.startswith(under)
+    )
 
 
 class Verbs:
@@ -56,12 +65,12 @@ class Verbs:
             result = await self._combiner.txn(txn)
         except LeaseGone:
             return False
-        return await self._shown(result)
+        return await self._shown(txn, result)
 
-    async def _shown(self, result: TxnResult) -> bool:
+    async def _shown(self, txn: Txn, result: TxnResult) -> bool:
         self._refuted = 0 if result.succeeded else self._refuted + 1
         if result.succeeded:
-            await self._caught_up(result.revision)
+            await self._caught_up(result.revision, _owners(self._view.keys, txn))
         else:
             if self._refuted % _REFUTED == 0:
                 self._view.doubt()
@@ -70,11 +79,12 @@ class Verbs:
                 await self._view.reached(result.revision, _PAUSE)
         return result.succeeded
 
-    async def _caught_up(self, revision: int) -> None:
-        """Until the view shows what is at `revision`: planning on an older picture would undo what was just done."""
+    async def _caught_up(self, revision: int, owners: frozenset[str]) -> None:
+        """Until the view shows what is at `revision`, in these tenures too: planning on an older picture would undo
+        what was just done. A node that has handed a dataset over and does not see that would use it again."""
         while True:
             try:
-                return await self._view.reached(revision, _CATCH_UP)
+                return await self._view.reached(revision, _CATCH_UP, owners)
             except TimeoutError:
                 log.warning("etcd's watch lags by more than %.0f s", _CATCH_UP)
                 self._view.doubt()
@@ -106,11 +116,11 @@ class Verbs:
         """Whether the transaction that was sent from this seat committed; None: not known yet. Raises StoreError."""
         entry = await self._store.get(sent.keys.owner(d.name))
         if entry is not None and entry.mod_revision == d.tenure_revision:
-            result = await self._store.txn(ownership.touch(self._seat(), d))
-            return False if await self._shown(result) else None
+            touch = ownership.touch(self._seat(), d)
+            return False if await self._shown(touch, await self._store.txn(touch)) else None
         if entry is None:
             return False
-        await self._caught_up(entry.mod_revision)
+        await self._caught_up(entry.mod_revision, frozenset({d.name}))
         try:
             now = Tenure.decode(entry.value)
         except InvalidRecord:

@@ -57,7 +57,7 @@ class View:
         self._cluster: Cluster | None = None
         self._wakes: list[Wake] = []
         self._revision = 0
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[int, frozenset[str], asyncio.Future[None]]] = []
         heartbeats, after = keys.under(Kind.HEARTBEATS), range_end(keys.under(Kind.HISTORY))
         self._mirrors = (
             Mirror(store, keys.root, heartbeats, self._apply),
@@ -88,20 +88,33 @@ class View:
     def subscribe(self, wake: Wake) -> None:
         self._wakes.append(wake)
 
-    async def reached(self, revision: int, timeout: float) -> None:
-        """Until the owners' side of the picture shows what a transaction of ours wrote at `revision`.
+    async def reached(self, revision: int, timeout: float, owners: frozenset[str] = frozenset()) -> None:
+        """Until the owners' side of the picture shows what a transaction of ours wrote at `revision`: the tenures of
+        these datasets among it. That it shows something later does not mean that it does: an event may be lost, and
+        then the picture is doubted.
 
         Raises TimeoutError.
         """
-        if self._revision >= revision:
+        if self._shows(revision, owners):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((revision, future))
+        waiting = (revision, owners, future)
+        self._waiting.append(waiting)
+        self._doubt_if_lost(revision, owners)
         try:
             async with asyncio.timeout(timeout):
                 await future
         finally:
-            self._waiting.remove((revision, future))
+            self._waiting.remove(waiting)
+
+    def _shows(self, revision: int, owners: frozenset[str]) -> bool:
+        """A tenure that is not there (any more) is nobody's, and nothing is done for it."""
+        there = [entry for name in owners if (entry := self._entries[Kind.OWNERS].get(name)) is not None]
+        return self._revision >= revision and all(entry.mod_revision >= revision for entry in there)
+
+    def _doubt_if_lost(self, revision: int, owners: frozenset[str]) -> None:
+        if self._revision >= revision and not self._shows(revision, owners):
+            self.doubt()
 
     def _apply(self, changes: Sequence[Change]) -> None:
         woken: set[str | None] = set()
@@ -125,9 +138,10 @@ class View:
                 self._units = None
             if key.kind not in _BEFORE_OWNERS:
                 self._revision = max(self._revision, change.revision)
-        for revision, future in self._waiting:
-            if self._revision >= revision and not future.done():
+        for revision, owners, future in self._waiting:
+            if self._shows(revision, owners) and not future.done():
                 future.set_result(None)
+            self._doubt_if_lost(revision, owners)
         for name in woken:
             for wake in self._wakes:
                 wake(name)

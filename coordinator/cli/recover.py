@@ -27,11 +27,9 @@ from drover.coordinator.records import Cluster, Evidence, Fence, Heartbeat, Hist
 from drover.coordinator.reports import NodeReport
 from drover.coordinator.specs import DatasetSpec
 from drover.coordinator.store import Compacted, Store, WatchBroken
-from drover.coordinator.timings import MAX_D_HARD
+from drover.coordinator.timings import required_wait
 from drover.coordinator.txn import Delete, Entry, Put, Txn, unchanged
 
-_MARGIN = 0.5
-"""Seconds added to the longest interval between two heartbeats."""
 _JOIN = 20.0
 """Seconds that halted agents may take to join again before their datasets may go to others."""
 _BATCH = 50
@@ -171,11 +169,11 @@ class Recovery:
         return (await commit(self._store, Txn(tuple(compares), then), _ELSE)).revision
 
     async def _nobody_lives(self) -> None:
-        """No heartbeat moves for the longest time between two: D_hard / 2, by the rule that timings keep."""
+        """No heartbeat moves for W: by then what an agent had begun that was stopped just before has ended, too."""
         longest = max((beat.d_hard for beat in self._seen.heartbeats.values() if not beat.placeholder), default=0.0)
         start = self._keys.under(Kind.HEARTBEATS)
         try:
-            async with asyncio.timeout(min(longest, MAX_D_HARD) / 2 + _MARGIN):
+            async with asyncio.timeout(required_wait(longest)):
                 async with aclosing(self._store.watch(start, range_end(start), self._seen.revision + 1)) as watch:
                     async for batch in watch:
                         for change in batch.changes:

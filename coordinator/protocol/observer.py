@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from drover.coordinator.protocol.dataset import Cluster
 from drover.coordinator.protocol.placement import rank
+from drover.coordinator.protocol.recovery import lived
 from drover.coordinator.records import Evidence, Fence, Heartbeat, Tenure
 from drover.coordinator.timings import MAX_D_HARD, MAX_PAUSE, required_wait
 
@@ -79,7 +80,7 @@ def whom(me: str, cluster: Cluster, tenures: Iterable[Tenure], begun: Iterable[s
     for tenure in tenures:
         if not tenure.held or tenure.node in cluster.nodes or tenure.node == me:
             continue
-        if tenure.incarnation not in cluster.fences:
+        if tenure.incarnation not in cluster.fences and lived(tenure.incarnation):
             watch[tenure.node] = tenure.incarnation
     return watch
 

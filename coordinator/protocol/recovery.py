@@ -21,6 +21,14 @@ ROOM = 1000
 are fewer."""
 
 
+_NEVER = ".recovered."
+
+
+def lived(incarnation: str) -> bool:
+    """Whether it is not one that only stands in a tenure since a recovery, and that nobody ever was."""
+    return _NEVER not in incarnation
+
+
 @dataclass(frozen=True)
 class Restored:
     """A dataset as it goes on. tenure: to be put. spec: to be declared again, as etcd has lost it; None: it has one, or
@@ -114,7 +122,7 @@ def _restore(d: Dataset, volume: VolumeReport | None, life: str, at: str) -> Res
         notes.append(f"etcd had lost epochs after {ended.epoch}")
     spec = None
     if d.spec is None and volume is not None and old is None:
-        spec = DatasetSpec.model_validate({"backend": volume.backend, "size": volume.size, "fs": volume.fs})
+        spec = DatasetSpec.model_validate({"backend": volume.backend, "size": volume.size, "fs": volume.fs or None})
         notes.append("its spec was lost: declared again, with failover none")
     if volume is None and old is not None and old.born and old.state is not State.DESTROYED:
         notes.append("no node has reported its data")
@@ -130,7 +138,7 @@ def _restore(d: Dataset, volume: VolumeReport | None, life: str, at: str) -> Res
         base
         | {
             "node": node,
-            "incarnation": f"{node}.recovered.{life}",
+            "incarnation": f"{node}{_NEVER}{life}",
             "epoch": epoch,
             "state": state,
             "because": "recovered after etcd went back",

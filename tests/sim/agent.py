@@ -110,6 +110,10 @@ class SimAgent(Agent):
         return "" if member is None or isinstance(member._state, Ended) else member.incarnation
 
     @property
+    def halted(self) -> bool:
+        return bool(self._sight.halted)
+
+    @property
     def session_state(self) -> State | None:
         return self._member._state if self._member is not None else None
 

@@ -27,11 +27,14 @@ class Checks:
         self._world = world
         self._active: set[tuple[str, int, str]] = set()
         self._fenced: set[str] = set()
-        self._beats: dict[str, float] = {}
+        self._beats: dict[str, tuple[float, float]] = {}
+        """By incarnation: when its newest heartbeat committed, and for how long that says that it may write."""
         self._acknowledged: dict[str, list[int]] = {}
         self._volume_of: dict[tuple[str, int], str] = {}
         self._followed: set[tuple[str, str, int]] = set()
         """By dataset, uid and number: requests that a handover has acted on."""
+        self._ever: dict[str, int] = {}
+        """By dataset: the highest epoch before etcd went back."""
         self.tenures: dict[str, Tenure] = {}
         self.written = 0
 
@@ -53,12 +56,14 @@ class Checks:
                 case "owners", Put(value=value):
                     owners.append(name)
                     self._tenure(name, Tenure.decode(value), sender)
+                case "owners", Delete() if name.startswith("trash-"):
+                    del self.tenures[name]
                 case "owners", Delete():
                     self._breach(f"the tenure of {name} was deleted")
                 case "heartbeats", Put(value=value):
                     beat = Heartbeat.decode(value)
                     if not beat.placeholder:
-                        self._beats[beat.incarnation] = self._world.loop.now
+                        self._beats[beat.incarnation] = (self._world.loop.now, beat.writes_for)
                 case "fences", Put(value=value):
                     self._fence(name, Fence.decode(value), sender)
                 case "leases", _:
@@ -73,8 +78,11 @@ class Checks:
     def _tenure(self, name: str, tenure: Tenure, sender: Sender) -> None:
         before = self.tenures.get(name)
         epoch, incarnation = (before.epoch, before.incarnation) if before else (0, "")
-        if tenure.epoch < epoch or (tenure.epoch == epoch and tenure.incarnation != incarnation):
+        taken_back = tenure.state is State.RELEASED and sender.process == "command"
+        if tenure.epoch < epoch or (tenure.epoch == epoch and tenure.incarnation != incarnation and not taken_back):
             self._breach(f"{name} went from epoch {epoch} of {incarnation} to {tenure.epoch} of {tenure.incarnation}")
+        if ".recovered." in tenure.incarnation and tenure.epoch <= self._ever.get(name, 0):
+            self._breach(f"{name} is recovered with epoch {tenure.epoch}, and there was {self._ever[name]} before")
         if before is not None and tenure.epoch > epoch and tenure.because.startswith("desired says"):
             self._follows(name, tenure)
         self.tenures[name] = tenure
@@ -94,7 +102,7 @@ class Checks:
     def _follows(self, name: str, tenure: Tenure) -> None:
         """Of a dataset that is no other's companion: each request moves it once."""
         request = (name, tenure.uid, self._world.requests.get(name, 0))
-        if request in self._followed and not self._world.group_of(name):
+        if request in self._followed and not any(self._world.groups.values()):
             self._breach(f"{name} goes to {tenure.node} again for a request that had been acted on")
         self._followed.add(request)
 
@@ -105,15 +113,33 @@ class Checks:
         else:
             world.say(sender.machine, f"fences {incarnation}: {fence.evidence}, {fence.detail}")
         self._fenced.add(incarnation)
-        heard = world.loop.now - self._beats.get(incarnation, -1e9)
-        if fence.evidence is Evidence.SILENCE and heard < world.timings.d_soft * 0.98:
+        beat, writes_for = self._beats.get(incarnation, (-1e9, 0.0))
+        heard = world.loop.now - beat
+        if fence.evidence is Evidence.SILENCE and heard < writes_for:
             self._breach(f"{incarnation} was fenced for silence, and was heard {heard:.2f} s ago")
-        if fence.evidence is Evidence.SILENCE and 0 <= (ago := world.loop.now - world.etcd.back) < HEARD:
+        if fence.evidence is Evidence.SILENCE and world.etcd.truth.entry(world.keys.pause) is not None:
+            self._breach(f"{incarnation} was fenced for silence in a pause")
+        alive = world.etcd.away - beat < world.timings.d_soft
+        if fence.evidence is Evidence.SILENCE and alive and 0 <= (ago := world.loop.now - world.etcd.back) < HEARD:
             self._breach(f"{incarnation} was fenced for silence {ago:.2f} s after etcd had been away for everybody")
         if fence.evidence is not Evidence.SILENCE or fence.armed:
             for dataset, mount in self._mounts(world.machines[fence.node]):
                 if mount.token.incarnation == incarnation:
                     self._breach(f"{incarnation} was fenced ({fence.evidence}) while it still writes {dataset}")
+
+    def restored(self) -> None:
+        """etcd is as it was at a backup. Epochs must go on above all that there ever were all the same."""
+        truth, keys = self._world.etcd.truth, self._world.keys
+        for name, tenure in self.tenures.items():
+            self._ever[name] = max(self._ever.get(name, 0), tenure.epoch)
+        owners, fences = keys.owner(""), keys.fence("")
+        kept = {e.key: e for e in truth.entries("", "\xff")}
+        self.tenures = {
+            key.removeprefix(owners): Tenure.decode(e.value) for key, e in kept.items() if key.startswith(owners)
+        }
+        self._fenced = {key.removeprefix(fences) for key in kept if key.startswith(fences)}
+        self._volume_of = {k: v for k, v in self._volume_of.items() if k[1] <= truth.revision}
+        self._followed.clear()
 
     def operator(self, incarnation: str) -> None:
         """A person has fenced it."""
@@ -131,8 +157,8 @@ class Checks:
     # Storage.
 
     def _mounts(self, machine: Machine) -> Sequence[tuple[str, Mount]]:
-        """Those that can write."""
-        if not machine.up:
+        """Those that can write. What a machine does that was suspended for too long is beyond the promise."""
+        if not machine.up or machine.adrift:
             return ()
         return [
             (d, m) for d, m in machine.mounts.items() if m.image.backend != BLOCK or m.image.attached == machine.name
@@ -154,6 +180,8 @@ class Checks:
 
     def writes(self, machine: Machine, dataset: str, token: Token, how: str) -> None:
         """Something of the volume, in this epoch."""
+        if machine.adrift:
+            return
         if (dataset, token.epoch, token.incarnation) not in self._active:
             self._breach(f"{machine.name} {how} {dataset} in epoch {token.epoch}, which never was active")
 
@@ -161,6 +189,8 @@ class Checks:
         self._world.say(machine.name, f"{dataset}: mounted {image.object} in epoch {token.epoch}")
         self.writes(machine, dataset, token, "mounts")
         self.writers()
+        if machine.adrift:
+            return
         if image.data != self._acknowledged.get(image.object, []):
             self._breach(f"{dataset}: writes that were acknowledged are not there")
         tenure = self.tenures.get(dataset)
@@ -172,7 +202,7 @@ class Checks:
     def wrote(self, machine: Machine, dataset: str, mount: Mount) -> None:
         """A workload's write. It is acknowledged, where the device is still there."""
         image, token = mount.image, mount.token
-        if image.backend == BLOCK and image.attached != machine.name:
+        if machine.adrift or (image.backend == BLOCK and image.attached != machine.name):
             return
         self.writes(machine, dataset, token, "writes to")
         if self._world.storage.images.get(image.object) is not image:
@@ -183,7 +213,7 @@ class Checks:
 
     def formats(self, machine: Machine, image: Image, token: Token) -> None:
         self.writes(machine, image.dataset, token, "formats")
-        if image.data:
+        if image.data and not machine.adrift:
             self._breach(f"{machine.name} formats {image.object}, which has data")
 
     def destroys(self, machine: Machine, image: Image, token: Token) -> None:

@@ -15,9 +15,19 @@ import grpc
 import grpc.aio
 
 from drover.coordinator.store import Change, Compacted, LeaseGone, NoSpace, StoreError
-from drover.coordinator.txn import Compare, Entry, Txn
-from tests.model.store import ModelCluster
+from drover.coordinator.txn import Entry, Txn
+from tests.sim.answers import (
+    Event,
+    Header,
+    Kv,
+    LeaseAnswer,
+    RangeAnswer,
+    Response,
+    TxnAnswer,
+    WatchAnswer,
+)
 from tests.sim.loop import VirtualLoop, alone
+from tests.sim.truth import Backup, Truth
 
 if TYPE_CHECKING:
     from tests.sim.machine import Machine
@@ -25,110 +35,6 @@ if TYPE_CHECKING:
 MEMBERS = ("e1", "e2", "e3")
 HISTORY_PREFIX = "/drover/history/"
 NEVER = float("inf")
-
-
-class Truth(ModelCluster):
-    """What the members agree on. told: every change, as it happens."""
-
-    def __init__(self, clock: Callable[[], float], told: Callable[[Sequence[Change]], None]) -> None:
-        super().__init__(clock)
-        self._told = told
-        self.holds: Callable[[Truth, Compare, bool], bool] = lambda truth, compare, so: so
-        """A mutant's own idea of a compare."""
-
-    def _publish(self, changes: Sequence[Change]) -> None:
-        super()._publish(changes)
-        if changes:
-            self._told(changes)
-
-    def _holds(self, compare: Compare) -> bool:
-        return self.holds(self, compare, super()._holds(compare))
-
-    def past(self, revision: int) -> dict[str, Entry]:
-        """All keys as they were. Raises Compacted."""
-        entries: dict[str, Entry] = {}
-        for change in self.history("", "\xff", 0):
-            if change.revision > revision:
-                break
-            if change.entry is None:
-                entries.pop(change.key, None)
-            else:
-                entries[change.key] = change.entry
-        return entries
-
-
-@dataclass(frozen=True)
-class Header:
-    cluster_id: int
-    revision: int
-    raft_term: int
-
-
-@dataclass(frozen=True)
-class Kv:
-    key: bytes
-    value: bytes
-    create_revision: int
-    mod_revision: int
-    lease: int
-
-
-@dataclass(frozen=True)
-class Event:
-    type: int
-    kv: Kv
-
-
-@dataclass(frozen=True)
-class RangeAnswer:
-    kvs: Sequence[Kv]
-    header: Header
-    more: bool = False
-
-
-@dataclass(frozen=True)
-class Response:
-    response_range: RangeAnswer
-
-
-@dataclass(frozen=True)
-class TxnAnswer:
-    succeeded: bool
-    header: Header
-    responses: Sequence[Response]
-
-
-@dataclass(frozen=True)
-class LeaseAnswer:
-    header: Header
-    ID: int = 0
-    TTL: int = 0
-
-
-@dataclass(frozen=True)
-class StatusAnswer:
-    header: Header
-    version: str = "3.4.23"
-    dbSize: int = 0
-
-
-@dataclass(frozen=True)
-class MembersAnswer:
-    """All members have endpoints."""
-
-    header: Header
-    members: Sequence[Any] = ()
-
-
-@dataclass(frozen=True)
-class WatchAnswer:
-    header: Header
-    events: Sequence[Event] = ()
-    created: bool = False
-    canceled: bool = False
-    compact_revision: int = 0
-    cancel_reason: str = ""
-    watch_id: int = 0
 
 
 @dataclass
@@ -193,11 +99,12 @@ class Etcd:
         loop: VirtualLoop,
         rng: random.Random,
         committed: Callable[[Txn, bool, Sender], None],
-        changed: Callable[[], None],
         fault: Callable[[str, str], None],
     ) -> None:
         self.loop, self.rng, self.fault = loop, rng, fault
         self.truth = Truth(lambda: loop.now, self._told)
+        self.elsewhere: dict[str, Truth] = {}
+        """By machine: the copy of etcd that it talks to instead."""
         self.members = {name: MemberState() for name in MEMBERS}
         self.odds = Odds()
         self.term = 2
@@ -207,10 +114,12 @@ class Etcd:
         """By machine: until when answers take seconds to arrive."""
         self.expected: list[Expected] = []
         """Each is asked about every transaction that is sent, until it has said what becomes of one."""
-        self._committed, self._changed = committed, changed
+        self.lost = False
+        """It was restored from a backup, and nobody has recovered yet."""
+        self._committed = committed
         self._watches: list[WatchCall] = []
-        self.back = -NEVER
-        """When etcd was last away for everybody until, for longer than a node's own heartbeats may go unanswered."""
+        self.away = self.back = -NEVER
+        """From when and until when etcd was last away for everybody, for longer than a node's heartbeats may be."""
 
     # The network.
 
@@ -301,69 +210,62 @@ class Etcd:
 
     # What members answer.
 
-    def header(self, member: str, revision: int | None = None) -> Header:
-        term = self.term - 1 if self.members[member].old_term else self.term
-        return Header(int(self.truth.cluster_id, 16), self.truth.revision if revision is None else revision, term)
+    def truth_of(self, machine: str) -> Truth:
+        return self.elsewhere.get(machine, self.truth)
+
+    def header(self, member: str, machine: str, revision: int | None = None) -> Header:
+        term, truth = self.term - 1 if self.members[member].old_term else self.term, self.truth_of(machine)
+        return Header(int(truth.cluster_id, 16), truth.revision if revision is None else revision, term)
 
     def txn(self, member: str, txn: Txn, sender: Sender) -> TxnAnswer:
-        before = self.truth.revision
-        try:
-            result = self.truth.apply(txn)
-        finally:
-            if self.truth.revision != before:
-                self._changed()
-        self._committed(txn, result.succeeded, sender)
-        header = self.header(member)
+        truth = self.truth_of(sender.machine)
+        result = truth.apply(txn)
+        if truth is self.truth:
+            self._committed(txn, result.succeeded, sender)
+        header = self.header(member, sender.machine)
         reads = [Response(RangeAnswer([_kv(e)] if (e := result.read[key]) else [], header)) for key in txn.read]
         return TxnAnswer(result.succeeded, header, [*(_NOTHING for _ in txn.then), *reads])
 
     def range(self, member: str, request: Any, machine: str) -> RangeAnswer:
-        start, end = request.key.decode(), request.range_end.decode()
-        if request.revision > self.truth.revision:
+        start, end, truth = request.key.decode(), request.range_end.decode(), self.truth_of(machine)
+        if request.revision > truth.revision:
             raise StoreError("etcdserver: mvcc: required revision is a future revision")
         if self.rng.random() < self.odds.stale_read:
-            old = max(self.truth.compacted, self.truth.revision - self.rng.randint(1, 30))
+            old = max(truth.compacted, truth.revision - self.rng.randint(1, 30))
             try:
-                past = self.truth.past(old)
+                past = truth.past(old)
             except Compacted:
                 past = None
             if past is not None:
                 self.fault("stale read", machine)
                 keys = sorted(k for k in past if (start <= k < end if end else k == start))
-                return RangeAnswer([_kv(past[k]) for k in keys], self.header(member, old))
-        entries = self.truth.entries(start, end) if end else filter(None, [self.truth.entry(start)])
-        return RangeAnswer([_kv(e) for e in entries], self.header(member))
+                return RangeAnswer([_kv(past[k]) for k in keys], self.header(member, machine, old))
+        entries = truth.entries(start, end) if end else filter(None, [truth.entry(start)])
+        return RangeAnswer([_kv(e) for e in entries], self.header(member, machine))
 
-    def grant(self, member: str, ttl: int) -> LeaseAnswer:
-        lease = self.truth.grant(ttl)
+    def grant(self, member: str, ttl: int, machine: str) -> LeaseAnswer:
+        lease = self.truth_of(machine).grant(ttl)
         self._watch_lease(ttl)
-        return LeaseAnswer(self.header(member), ID=lease, TTL=ttl)
+        return LeaseAnswer(self.header(member, machine), ID=lease, TTL=ttl)
 
     def _watch_lease(self, ttl: int) -> None:
-        self.later(ttl + 0.001, self._lease_time, ttl)
+        self.later(ttl + 0.001, self.truth.tick)
 
-    def _lease_time(self, ttl: int) -> None:
-        before = self.truth.revision
-        self.truth.tick()
-        if self.truth.revision != before:
-            self._changed()
-
-    def keep_alive(self, member: str, lease: int) -> LeaseAnswer:
+    def keep_alive(self, member: str, lease: int, machine: str) -> LeaseAnswer:
         try:
-            ttl = self.truth.keep_alive(lease)
+            ttl = self.truth_of(machine).keep_alive(lease)
         except LeaseGone:
             ttl = 0
         if ttl:
             self._watch_lease(ttl)
-        return LeaseAnswer(self.header(member), lease, ttl)
+        return LeaseAnswer(self.header(member, machine), lease, ttl)
 
-    def revoke(self, member: str, lease: int) -> LeaseAnswer:
-        self.expire(lease)
-        return LeaseAnswer(self.header(member))
+    def revoke(self, member: str, lease: int, machine: str) -> LeaseAnswer:
+        self.truth_of(machine).expire(lease)
+        return LeaseAnswer(self.header(member, machine))
 
     def expire(self, lease: int) -> None:
         self.truth.expire(lease)
-        self._changed()
 
     def elect(self) -> None:
         """Another leader, which arms every lease anew, in full."""
@@ -377,7 +279,26 @@ class Etcd:
     def _told(self, changes: Sequence[Change]) -> None:
         events = [(change.key, _event(change)) for change in changes]
         for watch in self._watches:
-            watch.publish(events)
+            if watch.machine.name not in self.elsewhere:
+                watch.publish(events)
+
+    def copy(self, machine: str, backup: Backup, cluster_id: str) -> None:
+        """From now on this machine talks to a copy that was made of this backup."""
+
+        def told(changes: Sequence[Change]) -> None:
+            for watch in self._watches:
+                if self.elsewhere.get(watch.machine.name) is truth:
+                    watch.publish([(change.key, _event(change)) for change in changes])
+
+        truth = Truth(lambda: self.loop.now, told)
+        truth.restore(backup, cluster_id)
+        self.elsewhere[machine] = truth
+        self.break_watches(machine)
+
+    def right_one(self, machine: str) -> None:
+        """It talks to this etcd again."""
+        if self.elsewhere.pop(machine, None) is not None:
+            self.break_watches(machine)
 
     def standing(self, watch: WatchCall) -> None:
         self._watches.append(watch)
@@ -471,8 +392,8 @@ class WatchCall:
             if opens != NEVER:
                 etcd.later(opens - etcd.loop.now + 0.002, self._stand, revision)
             return
-        header = etcd.header(self.member)
-        truth = etcd.truth
+        header = etcd.header(self.member, self.machine.name)
+        truth = etcd.truth_of(self.machine.name)
         self._deliver(WatchAnswer(header, created=True))
         if revision <= truth.compacted:
             self._deliver(WatchAnswer(header, canceled=True, compact_revision=truth.compacted))
@@ -484,7 +405,7 @@ class WatchCall:
     def _progress(self) -> None:
         etcd = self._etcd
         if etcd.reaches(self.machine.name, self.member) and not self._over:
-            self._deliver(WatchAnswer(etcd.header(self.member), watch_id=-1))
+            self._deliver(WatchAnswer(etcd.header(self.member, self.machine.name), watch_id=-1))
 
     def publish(self, changes: Sequence[tuple[str, Event]]) -> None:
         events = [event for key, event in changes if self._start <= key < self._end]
@@ -501,7 +422,7 @@ class WatchCall:
             etcd.fault("watch event late", self.machine.name)
             delay += rng.uniform(0.5, 9.0)
         fate -= odds.event_late
-        answer = WatchAnswer(etcd.header(self.member), events)
+        answer = WatchAnswer(etcd.header(self.member, self.machine.name), events)
         # A stream keeps its order; only what it repeats comes out of it.
         self._last = max(self._last, etcd.loop.now + delay)
         etcd.at(self._last, self._deliver, answer)
@@ -546,7 +467,7 @@ class _KeepAlive:
         self.answer = self.etcd.call(
             self.machine,
             self.member,
-            lambda: self.etcd.keep_alive(self.member, request.ID),
+            lambda: self.etcd.keep_alive(self.member, request.ID, self.machine.name),
             self.timeout,
             "lease",
         )

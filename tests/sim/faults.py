@@ -147,7 +147,7 @@ def outage(world: World, machine: Machine, rng: random.Random) -> None:
     world.fault("etcd away for everybody", machine.name)
     until = world.loop.now + rng.choice((3.0, 10.0, rng.uniform(1.0, 20.0)))
     if until - world.loop.now > GAP * world.timings.heartbeat:
-        world.etcd.back = until
+        world.etcd.away, world.etcd.back = world.loop.now, until
     for name, state in world.etcd.members.items():
         state.down = until
         world.etcd.break_watches(member=name)
@@ -219,3 +219,15 @@ def hangs_and_is_cut_off(world: World, machine: Machine, rng: random.Random) -> 
     machine.unkillable = world.loop.now + away + rng.uniform(2.0, 12.0)
     for member in MEMBERS:
         world.etcd.cut[machine.name, member] = world.loop.now + away
+
+
+def suspended(world: World, machine: Machine, rng: random.Random) -> None:
+    """The machine as a whole, within the promise, or for longer than that: then it must stop as soon as it goes on, and
+    what it does until then does not count."""
+    if not machine.up or machine.asleep > world.loop.now or machine.adrift:
+        return
+    timings = world.timings
+    within = rng.random() < 0.5
+    seconds = rng.uniform(0.1, timings.wait - timings.d_io - 0.1) if within else rng.uniform(2.0, 20.0)
+    world.fault("suspended" if within else "suspended for too long", machine.name)
+    machine.suspend(seconds, adrift=not within)

@@ -60,6 +60,8 @@ class GuardProcess:
         asked = machine.world.loop.now
 
         def bites() -> None:
+            if machine.asleep > machine.world.loop.now:
+                return  # a watchdog stands still, too; it is armed anew when the machine goes on
             if machine.up and machine.boot == boot and not (machine.guard and machine.guard.pets_since(asked)):
                 machine.world.say(machine.name, "its watchdog resets it")
                 machine.power_off(machine.world.rng.uniform(1.0, 5.0))
@@ -119,6 +121,7 @@ class GuardProcess:
     async def _climb(self, reason: str) -> None:
         machine, world = self.machine, self.machine.world
         began = machine.clock().raw
+        self._watch_lateness()
         await asyncio.sleep(world.rng.uniform(0.005, 0.3))
         left = self._kill()
         await asyncio.sleep(world.rng.uniform(0.005, 0.3))
@@ -133,6 +136,19 @@ class GuardProcess:
         machine.page.end_round(len(left))
         world.say(machine.name, f"ladder: {'; '.join(left) or 'nothing is left'}")
         world.guard_moved(machine)
+
+    def _watch_lateness(self) -> None:
+        """It looks at the page while it climbs, too, and pets no watchdog once D_io has passed."""
+        machine, seen = self.machine, self.machine.page.seen()
+        left = seen.sent.plus(seen.d_io).remaining(machine.clock())
+        if seen.open or seen.sent.boot <= 0 or not machine.armed:
+            return
+
+        def look() -> None:
+            if self.looks and machine.up and is_late(machine.page.seen(), machine.clock()):
+                self.unpetted()
+
+        machine.world.after(max(0.0, left / min(machine.rates)) + TICK, look)
 
     def _kill(self) -> list[str]:
         machine = self.machine

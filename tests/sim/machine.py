@@ -23,12 +23,17 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
+ASHORE = 1.0
+"""Seconds in which a guard that runs has looked, and run its ladder."""
+
+
 class MachineProcess(Process):
     """A process on a machine. It sees the machine's slewed clock."""
 
     def __init__(self, machine: Machine, name: str) -> None:
         super().__init__(f"{machine.name}/{name}", machine.rates[0], machine.epochs[0])
         self.machine, self.kind = machine, name
+        machine.processes.append(self)
 
 
 def here() -> Machine:
@@ -87,6 +92,11 @@ class Machine:
     unkillable: float = 0.0
     """Until when processes that are killed are not gone: storage hangs under them."""
     lives: int = 0
+    processes: list[MachineProcess] = field(default_factory=list)
+    asleep: float = 0.0
+    """Until when all of it stands still."""
+    adrift: bool = False
+    """It was suspended for longer than the promise covers, and its guard has not had the time yet to stop it."""
     page: MemoryPage = field(init=False)
 
     @property
@@ -115,7 +125,7 @@ class Machine:
         if self.agent is None or self.agent_process is None:
             return "no agent"
         if self.agent_process.stopped:
-            return "stopped"
+            return "asleep" if self.asleep > self.world.loop.now else "stopped"
         state = self.agent.session_state
         if state is None:
             return "joining"
@@ -123,6 +133,8 @@ class Machine:
             return "ended"
         if isinstance(state, Lapsed):
             return "lapsed"
+        if self.agent.halted:
+            return "halted"
         return "live" if self.page.seen().open else "shut"
 
     # Its life.
@@ -142,7 +154,7 @@ class Machine:
         if not self.up:
             return
         self.world.say(self.name, f"is off for {back:.1f} s")
-        self.up = False
+        self.up, self.adrift, self.asleep = False, False, 0.0
         self.end_agent()
         self.agent = None
         if self.guard is not None:
@@ -183,7 +195,48 @@ class Machine:
     def stop(self, process: Process, seconds: float) -> None:
         """SIGSTOP, and SIGCONT later."""
         process.stopped = True
-        self.world.after(seconds, lambda: self.world.loop.go_on(process))
+        self.world.after(seconds, lambda: self._go_on(process))
+
+    def _go_on(self, process: Process) -> None:
+        if (left := self.asleep - self.world.loop.now) > 0:
+            self.world.after(left + 0.001, lambda: self._go_on(process))
+        else:
+            self.world.loop.go_on(process)
+
+    def suspend(self, seconds: float, adrift: bool) -> None:
+        """All of it stands still, as when its virtual machine is paused. CLOCK_BOOTTIME goes on; the raw clock does
+        not. adrift: for longer than the promise covers."""
+        self.asleep, self.adrift = self.world.loop.now + seconds, adrift
+        self.processes = [process for process in self.processes if not process.dead]
+        still = [process for process in self.processes if not process.stopped]
+        boot = self.boot
+        for process in still:
+            process.stopped = True
+
+        def resume() -> None:
+            if self.boot != boot or not self.up:
+                return
+            self.epochs = (self.epochs[0], self.epochs[1] - self.rates[1] * seconds)
+            self.world.say(self.name, "goes on")
+            for process in still:
+                self.world.loop.go_on(process)
+            if self.guard is not None:
+                self.guard.unpetted()
+            if adrift:
+                self.world.after(ASHORE, lambda: ashore(0))
+
+        def ashore(looked: int) -> None:
+            """Once its guard has had the time that it needs."""
+            if self.boot != boot or not self.up:
+                return
+            ready = self.guard is not None and self.guard.looks and self.world.loop.now > self.unkillable
+            if ready and looked:
+                self.adrift = False
+                self.world.check()
+            else:
+                self.world.after(ASHORE, lambda: ashore(looked + ready))
+
+        self.world.after(seconds, resume)
 
     def start_guard(self) -> None:
         from tests.sim.guard import GuardProcess

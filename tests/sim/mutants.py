@@ -22,7 +22,7 @@ from drover.coordinator.timings import Timings
 from drover.coordinator.txn import Compare, ModRevision, Put, Txn, absent
 from drover.coordinator.verbs import Verbs
 from tests.model.store import ModelCluster
-from tests.sim import etcd
+from tests.sim import truth
 
 Patch = tuple[object, str, object]
 
@@ -82,7 +82,7 @@ def _lease_is_death() -> Sequence[Patch]:
 
 
 def _compares_epochs() -> Sequence[Patch]:
-    def holds(self: etcd.Truth, compare: Compare) -> bool:
+    def holds(self: truth.Truth, compare: Compare) -> bool:
         so = ModelCluster._holds(self, compare)
         if so or not isinstance(compare, ModRevision) or "/owners/" not in compare.key or not compare.revision:
             return so
@@ -93,7 +93,7 @@ def _compares_epochs() -> Sequence[Patch]:
         a, b = Tenure.decode(now.value), Tenure.decode(then.value)
         return (a.epoch, a.incarnation) == (b.epoch, b.incarnation)
 
-    return [(etcd.Truth, "_holds", holds), *_handover_of_any_wish()]
+    return [(truth.Truth, "_holds", holds), *_handover_of_any_wish()]
 
 
 def _no_touch() -> Sequence[Patch]:

@@ -10,7 +10,8 @@ import grpc
 from drover.coordinator.etcd_rpc import Endpoint, Tls
 from drover.coordinator.etcd_versions import Verdict
 from drover.coordinator.txn import Txn
-from tests.sim.etcd import MembersAnswer, Sender, StatusAnswer, WatchCall, _KeepAlive
+from tests.sim.answers import MembersAnswer, StatusAnswer
+from tests.sim.etcd import Sender, WatchCall, _KeepAlive
 from tests.sim.machine import here
 
 
@@ -34,26 +35,34 @@ class _Stub:
 
     async def LeaseGrant(self, request: Any, timeout: float, metadata: Any) -> Any:
         m = self._member
-        return await m.etcd.call(m.machine, m.name, lambda: m.etcd.grant(m.name, request.TTL), timeout, "lease")
+        return await m.etcd.call(
+            m.machine, m.name, lambda: m.etcd.grant(m.name, request.TTL, m.machine.name), timeout, "lease"
+        )
 
     async def LeaseRevoke(self, request: Any, timeout: float, metadata: Any) -> Any:
         m = self._member
-        return await m.etcd.call(m.machine, m.name, lambda: m.etcd.revoke(m.name, request.ID), timeout, "lease")
+        return await m.etcd.call(
+            m.machine, m.name, lambda: m.etcd.revoke(m.name, request.ID, m.machine.name), timeout, "lease"
+        )
 
     async def Status(self, request: Any, timeout: float, metadata: Any) -> Any:
         m = self._member
-        return await m.etcd.call(m.machine, m.name, lambda: StatusAnswer(m.etcd.header(m.name)), timeout, "read")
+        return await m.etcd.call(
+            m.machine, m.name, lambda: StatusAnswer(m.etcd.header(m.name, m.machine.name)), timeout, "read"
+        )
 
     async def MemberList(self, request: Any, timeout: float, metadata: Any) -> Any:
         m = self._member
-        return await m.etcd.call(m.machine, m.name, lambda: MembersAnswer(m.etcd.header(m.name)), timeout, "read")
+        return await m.etcd.call(
+            m.machine, m.name, lambda: MembersAnswer(m.etcd.header(m.name, m.machine.name)), timeout, "read"
+        )
 
     async def Compact(self, request: Any, timeout: float, metadata: Any) -> Any:
         m = self._member
 
         def compact() -> StatusAnswer:
-            m.etcd.truth.compact(request.revision)
-            return StatusAnswer(m.etcd.header(m.name))
+            m.etcd.truth_of(m.machine.name).compact(request.revision)
+            return StatusAnswer(m.etcd.header(m.name, m.machine.name))
 
         return await m.etcd.call(m.machine, m.name, compact, timeout, "read")
 

@@ -57,6 +57,8 @@ class Image:
     formatted: bool = False
     data: list[int] = field(default_factory=list)
     attached: str | None = None
+    holder: str = ""
+    """Which machine published it last."""
 
 
 @dataclass(eq=False)
@@ -247,7 +249,7 @@ class SimBackend:
                 storage.images[name] = image
             check_token(image.token, token)
             machine.world.checks.writes(machine, volume.dataset, token, "stores its token with")
-            image.token = token
+            image.token, image.holder = token, machine.name
             await storage.takes(machine, 0.05, 0.8, "mkfs")
             if not image.formatted:
                 machine.world.checks.formats(machine, image, token)
@@ -269,7 +271,7 @@ class SimBackend:
             if not image.formatted:
                 raise StorageError("there is no file system")
             machine.world.checks.writes(machine, volume.dataset, token, "stores its token with")
-            image.token = token
+            image.token, image.holder = token, machine.name
             await storage.takes(machine, 0.02, 0.3, "mount")
             if self.name == BLOCK and image.attached != machine.name:
                 raise StorageError("the device is gone")
@@ -337,7 +339,10 @@ class SimBackend:
 
     async def stored(self) -> Sequence[Stored]:
         mine = [image for image in self._storage.images.values() if image.backend == self.name]
-        return [Stored(Volume(i.dataset, i.token.uid, i.size, object=i.object), i.token, "", i.formatted) for i in mine]
+        return [
+            Stored(Volume(i.dataset, i.token.uid, i.size, object=i.object), i.token, i.holder, i.formatted)
+            for i in mine
+        ]
 
     async def copies(self, volume: Volume) -> Sequence[str]:
         return ()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-from tests.sim import faults, scripts, wishes
+from tests.sim import disaster, faults, scripts, wishes
 from tests.sim.etcd import Odds
 from tests.sim.faults import Fault
 from tests.sim.storage import Slowness
@@ -38,6 +38,9 @@ FAULTS: dict[str, Fault] = {
         faults.dies_with_its_lease,
         faults.forgets_its_session,
         faults.hangs_and_is_cut_off,
+        faults.suspended,
+        disaster.etcd_copied,
+        disaster.etcd_restored,
         scripts.unwanted_handover,
         scripts.last_word,
         scripts.late_helper,
@@ -48,6 +51,10 @@ FAULTS: dict[str, Fault] = {
         wishes.spec_deleted,
         wishes.confirmed_off,
         wishes.cordoned,
+        wishes.drained,
+        wishes.regrouped,
+        wishes.paused,
+        wishes.trashed,
     )
 }
 
@@ -77,6 +84,12 @@ SCENARIOS: dict[str, Scenario] = {
     "specs come and go": Scenario(
         ("spec_deleted", "spec_deleted", "move", "watches_break"), {"event_late": 0.1, "event_lost": 0.05}
     ),
+    "pauses": Scenario(("paused", "paused", "cut_off", "agent_restart", "power_cut", "move")),
+    "machines are suspended": Scenario(("suspended", "suspended", "move")),
+    "groups change": Scenario(("regrouped", "regrouped", "move", "holder_in_trouble", "drained")),
+    "in the trash and back": Scenario(("trashed", "trashed", "move", "holder_in_trouble")),
+    "etcd goes back": Scenario(("etcd_restored", "move", "move", "agent_restart")),
+    "a copy of etcd": Scenario(("etcd_copied", "etcd_copied", "move")),
     "one dies for good": Scenario(("dies_with_its_lease", "move", "cordoned"), one_dies=True),
 }
 
@@ -108,6 +121,9 @@ def unleash(world: World) -> None:
         if scenario.unarmed:
             world.machines["c"].armed = False
     world.etcd.odds, world.storage.slowness = Odds(**odds), Slowness(**slow)
+
+    if {"etcd_copied", "etcd_restored"} & set(chosen):
+        world.then(4.0, world.keep_backups)
 
     def next_one() -> None:
         if not world.trouble:

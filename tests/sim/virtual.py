@@ -16,14 +16,14 @@ from unittest.mock import patch
 
 from drover.agent import app, execute, local, reporter, testify, worker
 from drover.coordinator import etcd, etcd_members, member, mirror, observers
+from drover.coordinator.cli import recover
 from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.txn import Txn
 from tests.sim.loop import VirtualLoop
 from tests.sim.machine import MemoryPage, here
 from tests.sim.network import SimMember
+from tests.sim.world import BEGINNING
 
-BEGINNING = 1_800_000_000.0
-"""Unix time when a run begins."""
 AUDIT = 20.0
 """Seconds between two listings of a watched range: a lost event is found so much sooner than in a real cluster."""
 
@@ -122,6 +122,7 @@ def virtual() -> Iterator[Chance]:
             for chance in (random, secrets):
                 if vars(module).get(chance.__name__) is chance:
                     stack.enter_context(patch.object(module, chance.__name__, CHANCE))
+        stack.enter_context(patch.object(recover, "now", _Datetime.now))
         for module in (member, observers, reporter, app):
             stack.enter_context(patch.object(module, "datetime", _Datetime))
         stack.enter_context(patch.object(app, "boot_id", _boot_id))

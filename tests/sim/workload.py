@@ -44,8 +44,8 @@ class Writer:
         if not self.alive:
             return
         machine = self.machine
-        if machine.world.loop.now < machine.unkillable:
-            machine.world.after(machine.unkillable - machine.world.loop.now + 0.001, self._write)
+        if (later := max(machine.unkillable, machine.asleep) - machine.world.loop.now) > 0:
+            machine.world.after(later + 0.001, self._write)
             return
         for dataset in self.datasets:
             mount = machine.mounts.get(dataset)

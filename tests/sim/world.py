@@ -17,12 +17,15 @@ from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 from drover.coordinator.timings import PROFILES
 from drover.coordinator.txn import Delete, Put, Txn
 from tests.sim.checks import Checks
-from tests.sim.etcd import MEMBERS, Etcd, Odds
+from tests.sim.etcd import MEMBERS, Etcd, Odds, Sender
 from tests.sim.loop import VirtualLoop, alone
 from tests.sim.machine import Machine, MachineProcess
 from tests.sim.storage import BLOCK, SHARED, Slowness, Storage
+from tests.sim.truth import Backup
 
 SIZE = 2**30
+BEGINNING = 1_800_000_000.0
+"""Unix time when a run begins."""
 FAILOVER: tuple[Literal["none", "any"] | tuple[str, ...], ...] = ("any", "any", "any", ("a", "b"), ("b", "c"), "none")
 """What specs say, each as often."""
 
@@ -59,7 +62,11 @@ class World:
         self.seed = seed
         self.rng = random.Random(seed)
         self.loop = VirtualLoop()  # type: ignore[abstract]
+        self.directory = directory
         self.keys = Keys()
+        self.backups: list[Backup] = []
+        """Of etcd, the oldest first."""
+        self._ids = 1
         self.timings = PROFILES["default"]
         self.endpoints = [f"http://{name}:2379" for name in MEMBERS]
         self.story: list[Line] = []
@@ -71,7 +78,7 @@ class World:
         self._moves: dict[str, asyncio.Event] = {}
         self.trouble = True
         self.checks = Checks(self)
-        self.etcd = Etcd(self.loop, self.rng, self.checks.committed, lambda: None, self.fault)
+        self.etcd = Etcd(self.loop, self.rng, self.checks.committed, self.fault)
         self.storage = Storage(self)
         rate, rng = self.rng.uniform, self.rng
         self.machines = {
@@ -93,6 +100,7 @@ class World:
         """In the end, and then what may be elsewhere must be."""
         self.requests: dict[str, int] = {}
         """How often something else was wanted of each."""
+        self.groups = {name: self.group_of(name) for name in self.datasets}
         self.failover = {name: rng.choice(FAILOVER) for name in self.datasets}
         self.wanted = {name: rng.choice(list(self.machines)) for name in self.datasets}
         """Where each shall be in the end."""
@@ -177,19 +185,42 @@ class World:
     def erase(self, key: str) -> None:
         self.etcd.truth.apply(Txn((), (Delete(key),)))
 
-    def declare(self, name: str) -> None:
+    def commit(self, txn: Txn) -> None:
+        """What a command of a user does."""
+        succeeded = self.etcd.truth.apply(txn).succeeded
+        self.checks.committed(txn, succeeded, Sender("user", "", "command"))
+
+    def keep_backups(self) -> None:
+        """Now and then, while there is trouble."""
+        if not self.etcd.lost:
+            self.backups = [*self.backups[-4:], self.etcd.truth.backup()]
+        self.then(self.rng.uniform(3.0, 8.0), self.keep_backups)
+
+    def other_id(self) -> str:
+        """The cluster id of another etcd."""
+        self._ids += 1
+        return f"c{self._ids}"
+
+    def random_id(self) -> str:
+        return f"{self.rng.getrandbits(64):016x}"
+
+    def declare(self, name: str, again: bool = False) -> None:
+        """again: what it says of the data stays as it was. Until its node has taken a change of that up, who deletes
+        the spec gets what it said before (`drover rm` refuses)."""
         rng = self.rng
+        before = self.etcd.truth.entry(self.keys.dataset(name)) if again else None
         spec = DatasetSpec(
             backend=self.backends[name],
             size=SIZE,
             failover=self.failover[name],
-            reclaim=rng.choice(["retain", "delete"]),
+            reclaim=DatasetSpec.decode(before.value).reclaim if before else rng.choice(["retain", "delete"]),
             fencing="cooperative" if self.cooperative else "hard",
-            group=self.group_of(name),
+            group=self.groups[name],
         )
         self.put(self.keys.dataset(name), spec.encode())
 
     def group_of(self, name: str) -> str | None:
+        """Of which it is in the beginning and in the end."""
         return "g" if self.grouped and name != "d" else None
 
     def delete(self, name: str) -> None:
@@ -230,13 +261,19 @@ class World:
         etcd, loop = self.etcd, self.loop
         etcd.odds, self.storage.slowness = Odds(), Slowness()
         etcd.expected.clear()
+        etcd.back = min(etcd.back, loop.now)
         etcd.cut.clear()
         etcd.slow.clear()
         for state in etcd.members.values():
             state.down = state.frozen = state.behind = 0.0
             state.old_term = False
+        self.erase(self.keys.pause)
+        for name in list(etcd.elsewhere):
+            etcd.right_one(name)
         for machine in self.machines.values():
             machine.unkillable = 0.0
+            if machine.asleep > loop.now:
+                continue  # it goes on by itself
             for process in (machine.agent_process, machine.guard.process if machine.guard else None):
                 if process is not None:
                     loop.go_on(process)
@@ -245,8 +282,10 @@ class World:
             elif machine.agent_process is None:
                 machine.start_agent()
         for name in self.datasets:
-            if etcd.truth.entry(self.keys.dataset(name)) is None:
-                self.declare(name)
+            changed = self.groups[name] != self.group_of(name)
+            self.groups[name] = self.group_of(name)
+            if changed or etcd.truth.entry(self.keys.dataset(name)) is None:
+                self.declare(name, again=True)
             asked = etcd.truth.entry(self.keys.desired(name))
             if asked is None or asked.value.decode() not in self.machines:
                 self.wish(name, self.rng.choice(list(self.machines)))
@@ -273,7 +312,14 @@ class World:
     def unserved_elsewhere(self) -> list[str]:
         """Those that may be on a machine that is up, and are nowhere."""
         up = {name for name, machine in self.machines.items() if machine.up}
-        return [n for n in self.unserved() if (who := self.failover[n]) == "any" or (who != "none" and up & set(who))]
+        unit = [name for name in self.datasets if self.groups[name]]
+        return [n for n in self.unserved() if all(self._allows(m, up) for m in {n, *(unit if n in unit else ())})]
+
+    def _allows(self, name: str, up: set[str]) -> bool:
+        """Whether one of these machines may have it."""
+        entry = self.etcd.truth.entry(self.keys.dataset(name))
+        who = DatasetSpec.decode(entry.value).failover if entry is not None else "none"
+        return who == "any" or (who != "none" and bool(up & set(who)))
 
     def all_live(self) -> bool:
         known = {t.incarnation for t in self.checks.tenures.values() if t.held}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from drover.coordinator.join import Applicant, Joined, Joining
 from drover.coordinator.keys import Keys
 from drover.coordinator.mark import MarkFile
+from drover.coordinator.protocol import observer
 from drover.coordinator.protocol.clock import Instant
-from drover.coordinator.records import Heartbeat, NodeRecord
+from drover.coordinator.records import Evidence, Fence, Heartbeat, NodeRecord
 from drover.coordinator.timings import Timings
 from drover.coordinator.txn import Entry, Put, Txn
 from tests.model.store import ModelCluster, ModelStore
+from tests.unit.making import tenure
 
 KEYS = Keys()
 
@@ -28,6 +31,17 @@ class AnswersFromThePast(ModelStore):
             self._times -= 1
             return self._past
         return await super().get(key)
+
+
+class FencedMeanwhile(ModelStore):
+    """Somebody is fenced just after it was asked whether they are."""
+
+    async def get(self, key: str) -> Entry | None:
+        found = await super().get(key)
+        if found is None and key == KEYS.fence("a.old.1"):
+            fence = Fence(node="a", by="operator", evidence=Evidence.OPERATOR)
+            self.cluster.apply(Txn((), (Put(key, fence.encode()),)))
+        return found
 
 
 async def join(store: ModelStore, saved: Path, at: float) -> Joined:
@@ -72,3 +86,19 @@ async def test_an_agent_that_restarts_does_not_go_on_from_a_past_in_which_it_was
     again = await join(AnswersFromThePast(cluster, fence, None, times=2), saved, 20.0)
 
     assert again.identity.incarnation != first.identity.incarnation
+
+
+async def test_a_node_that_joined_after_the_backup_is_not_kept_out_after_the_recovery(tmp_path: Path) -> None:
+    cluster = ModelCluster()
+    held = tenure("a").model_copy(update={"incarnation": "a.recovered.1"})
+    cluster.apply(Txn((), (Put(KEYS.owner("d"), held.encode()),)))
+    async with asyncio.timeout(5):
+        await join(ModelStore(cluster), tmp_path / "session.json", 10.0)
+
+
+async def test_whoever_waits_for_another_machine_joins_as_soon_as_that_is_fenced(tmp_path: Path) -> None:
+    cluster = ModelCluster()
+    cluster.apply(Txn((), (Put(KEYS.heartbeat("a"), observer.stand_in("a.old.1").encode()),)))
+    async with asyncio.timeout(10):
+        joined = await join(FencedMeanwhile(cluster), tmp_path / "session.json", 10.0)
+    assert joined.identity.incarnation.startswith("a.b1.")

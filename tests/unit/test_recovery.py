@@ -108,6 +108,12 @@ def test_a_dataset_that_etcd_lost_is_declared_again_with_the_volume_that_it_had(
     assert (restored.tenure.uid, restored.tenure.object, restored.tenure.reclaim) == ("u1", "u1.img", "retain")
 
 
+def test_a_lost_dataset_whose_back_end_tells_no_file_system_is_declared_with_the_usual_one() -> None:
+    restored = only(planned(volume(fs="")))
+    assert restored.spec is not None
+    assert restored.spec.fs is None
+
+
 def test_a_new_volume_under_the_name_of_one_that_is_gone_is_taken_and_kept_by_the_spec_that_is_there() -> None:
     restored = only(planned(volume(uid="u2"), d=dataset(uid="u1", reclaim="delete")))
     assert (restored.tenure.uid, restored.tenure.created, restored.tenure.reclaim) == ("u2", 5, "retain")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from drover.coordinator.protocol.dataset import Invalid
 from drover.coordinator.record import Record
 from drover.coordinator.records import Cordon, Phase, Status
 from drover.coordinator.specs import DatasetSpec
+from drover.coordinator.store import Changes
 from drover.coordinator.txn import Delete, Put, Txn
 from drover.coordinator.view import View
 from tests.model.store import ModelCluster, ModelStore
@@ -26,7 +28,7 @@ KEYS = Keys()
 class Etcd:
     def __init__(self) -> None:
         self.cluster = ModelCluster()
-        self.store = ModelStore(self.cluster)
+        self.store: ModelStore = ModelStore(self.cluster)
 
     def put(self, key: str, value: Record | str | bytes, lease: int = 0) -> int:
         raw = value.encode() if isinstance(value, str | Record) else value
@@ -167,6 +169,33 @@ async def test_a_verb_waits_until_the_view_shows_what_it_wrote() -> None:
         revision = etcd.put(KEYS.owner("d"), tenure())
         await view.reached(revision, 5)
         assert view.dataset("d").tenure == tenure()
+
+
+class LosesEvents(ModelStore):
+    """Its watches tell nothing of one revision (etcd issue 15271 and others)."""
+
+    lost = 0
+
+    async def watch(self, start: str, end: str, revision: int) -> AsyncGenerator[Changes, None]:
+        async with aclosing(super().watch(start, end, revision)) as told:
+            async for changes in told:
+                kept = tuple(change for change in changes.changes if change.revision != self.lost)
+                yield replace(changes, changes=kept)
+
+
+async def test_a_tenure_that_was_written_is_shown_though_its_event_was_lost_and_later_ones_are_seen() -> None:
+    etcd = Etcd()
+    store = etcd.store = LosesEvents(etcd.cluster)
+    etcd.put(KEYS.owner("d"), tenure("a"))
+    async with etcd.view() as view:
+        await settled(view, etcd)
+        store.lost = etcd.cluster.revision + 1
+        revision = etcd.put(KEYS.owner("d"), tenure("b", 2))
+        later = etcd.put(KEYS.owner("e"), tenure("a"))
+        await view.reached(later, 5)
+        assert view.dataset("d").tenure == tenure("a"), "the lost event is what this is about"
+        await view.reached(revision, 5, frozenset({"d"}))
+        assert view.dataset("d").tenure == tenure("b", 2)
 
 
 async def test_what_is_far_behind_is_waited_for_no_longer_than_asked() -> None:
