@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import drover
@@ -17,6 +18,7 @@ from drover.agent.api import http, rpc
 from drover.agent.backends import make_backends
 from drover.agent.cgroups import Cgroups
 from drover.agent.config import Settings
+from drover.agent.config_errors import ConfigError
 from drover.agent.connect import connect
 from drover.agent.execute import Executor
 from drover.agent.guard.client import Guard
@@ -38,6 +40,7 @@ from drover.agent.worker import Shared
 from drover.agent.workers import Workers
 from drover.agent.workloads.base import Runtime
 from drover.agent.workloads.process import ProcessRuntime
+from drover.coordinator.certificates import expires
 from drover.coordinator.clock import read_clock
 from drover.coordinator.etcd import Etcd
 from drover.coordinator.join import Applicant, Joining, Refused
@@ -48,6 +51,7 @@ from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import Loss
 from drover.coordinator.record import timestamp
 from drover.coordinator.records import NodeRecord
+from drover.coordinator.rotation import Current
 from drover.coordinator.store import OtherEtcd, WentBack
 
 log = logging.getLogger(__name__)
@@ -109,6 +113,7 @@ class Agent:
             self._runtimes = self._make_runtimes(stack)
             stack.callback(self._telemetry.close)
             await guard.start(self._guard_settings())
+            self._watch_expiry()
             await self._serve(stack)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._systemd.keep(self._sight, settings.timings.d_soft))
@@ -155,6 +160,16 @@ class Agent:
             http.serving(self._sight, self._telemetry, listen.http, None if plain else files, anyone)
         )
         await stack.enter_async_context(control.serving(self._settings.run_dir, self._leave))
+
+    def _watch_expiry(self) -> None:
+        """Raises ConfigError."""
+        own, etcd = self._settings.tls, self._settings.etcd.tls
+        for name, key, path in (("node", "tls.cert", own and own.cert), ("etcd", "etcd.tls.cert", etcd and etcd.cert)):
+            if path:
+                try:
+                    self._telemetry.certificate(name, Current([path], partial(expires, path)).get)
+                except (OSError, ValueError) as error:
+                    raise ConfigError(key, str(error)) from None
 
     def gate(self) -> Deadline | None:
         return self._member.gate() if self._member and self.gate_is_open() else None

@@ -6,7 +6,8 @@ registry of its own: nothing is global.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -80,6 +81,13 @@ WENT_BACK = Metric(
 LOOKS = Metric("drover_backend_looks_total", "counter", "Times that a back end was asked what is here", ("backend",))
 
 PAUSED = Metric("drover_paused", "gauge", "Whether the cluster is paused: nothing changes hands")
+CERTIFICATE = Metric(
+    "drover_certificate_expiry_seconds",
+    "gauge",
+    "Time until a certificate of this node expires, by what it is for: etcd, node (its own ports)",
+    ("certificate",),
+    "s",
+)
 
 METRICS = (
     DATASETS,
@@ -100,6 +108,7 @@ METRICS = (
     KNOWN_BUGS,
     WENT_BACK,
     PAUSED,
+    CERTIFICATE,
 )
 
 
@@ -131,6 +140,7 @@ class Telemetry:
         self._provider = MeterProvider([reader], resource, shutdown_on_exit=False)
         self._meter = self._provider.get_meter("drover")
         self._gauges: Gauges | None = None
+        self._certificates: dict[str, Callable[[], float]] = {}
         self._counters = {m: self._counter(m) for m in METRICS if m.kind == "counter" and m is not LOOKS}
         self._histograms = {m: self._histogram(m) for m in METRICS if m.kind == "histogram"}
         looks = {
@@ -141,10 +151,15 @@ class Telemetry:
             KNOWN_BUGS: self._bugs,
             WENT_BACK: self._halted,
             PAUSED: self._paused,
+            CERTIFICATE: self._expiries,
         }
         for gauge, look in looks.items():
             self._meter.create_observable_gauge(gauge.name, [look], gauge.unit, gauge.help)
         self._meter.create_observable_counter(LOOKS.name, [self._looks], LOOKS.unit, LOOKS.help)
+
+    def certificate(self, name: str, expires: Callable[[], float]) -> None:
+        """name: what it is for. expires: asked at each scrape, on its thread: seconds since 1970."""
+        self._certificates[name] = expires
 
     def moved(self, cutover: float) -> None:
         """A planned move ended with the dataset mounted here. cutover: seconds that it was mounted nowhere."""
@@ -224,6 +239,10 @@ class Telemetry:
     def _paused(self, _: CallbackOptions) -> Iterable[Observation]:
         if gauges := self._gauges:
             yield Observation(int(gauges.paused))
+
+    def _expiries(self, _: CallbackOptions) -> Iterable[Observation]:
+        for name, expires in self._certificates.items():
+            yield Observation(expires() - time.time(), {"certificate": name})
 
     def _looks(self, _: CallbackOptions) -> Iterable[Observation]:
         if gauges := self._gauges:

@@ -30,7 +30,7 @@ _SKEW = timedelta(minutes=5)
 """How far the clock of a machine that checks may be behind the one that issued."""
 
 
-class Unusable(Exception):
+class Unusable(ValueError):
     """A file is not what it should be. The text names it, and says what is wrong."""
 
 
@@ -166,6 +166,11 @@ class Authority:
         except (ValueError, TypeError, InvalidSignature):
             return False
         return True
+
+
+def expires(path: Path) -> float:
+    """When the certificate in a file does: seconds since 1970. Raises Unusable."""
+    return Certificate.read(path).expires.timestamp()
 
 
 def write(path: Path, content: bytes, *, replace: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated
@@ -17,6 +16,7 @@ from drover.coordinator.cli.errors import NotPossible, Usage
 from drover.coordinator.cli.output import listing, near, plain
 from drover.coordinator.cli.picture import Picture, take
 from drover.coordinator.cli.shapes import FenceJson
+from drover.coordinator.cli.wish import user
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
 from drover.coordinator.record import timestamp
 from drover.coordinator.records import Evidence, Fence, Heartbeat
@@ -174,7 +174,7 @@ def fence(
         return
     if not confirm:
         raise promise(found, concerned)
-    done = run(where, lambda store, keys: declare_dead(store, keys, found, getpass.getuser()))
+    done = run(where, lambda store, keys: declare_dead(store, keys, found, user()))
     _tell(found, done, True, as_json)
     if not as_json and concerned:
         output.say(plain(f"  frees      {listing(concerned)}"))

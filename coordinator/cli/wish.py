@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
+from pathlib import Path
 
 from drover.coordinator.keys import Keys
 from drover.coordinator.records import Asked
@@ -11,7 +13,16 @@ from drover.coordinator.txn import Delete, Put
 
 
 def user() -> str:
-    """Who runs this command, by the machine's word."""
+    """Who gives this command: the user of etcd or the name in the certificate that etcd is shown (etcd itself does not
+    say who put a key), else who runs it, by the machine's word."""
+    if name := os.environ.get("ETCDCTL_USER", "").partition(":")[0]:
+        return f"{name} (etcd user)"
+    if file := os.environ.get("ETCDCTL_CERT"):
+        from drover.coordinator.certificates import Certificate, Unusable
+
+        with contextlib.suppress(Unusable):
+            if names := Certificate.read(Path(file)).names:
+                return f"{names[0]} (certificate)"
     return os.environ.get("SUDO_USER") or getpass.getuser()
 
 

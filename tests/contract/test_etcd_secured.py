@@ -167,6 +167,16 @@ def test_an_observer_moves_nothing_by_the_command_and_is_told_why(secured: Secur
     assert "olive-secret" not in denied.stderr
 
 
+async def test_who_asked_is_the_name_in_the_certificate(secured: Secured) -> None:
+    assert secured.drover("create", "asked", "--backend=loopback", "--size=64MiB", user="ann").returncode == 0
+    assert secured.drover("pause", "--timeout=5", user="ann").returncode == 0
+    async with secured.etcd("ann") as store:
+        pause = await store.get("/drover/pause")
+    assert pause is not None
+    assert json.loads(pause.value)["by"] == "ann (certificate)"
+    assert secured.drover("resume", "--timeout=5", user="ann").returncode == 0
+
+
 async def test_a_certificate_without_a_user_and_a_wrong_password_get_nothing(secured: Secured) -> None:
     async with secured.etcd("mallory") as store:
         with pytest.raises(Denied):

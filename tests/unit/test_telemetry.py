@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -43,6 +44,7 @@ def use_everything(telemetry: Telemetry) -> None:
     telemetry.step("mount", "ok", 0.03)
     telemetry.ignored("desired")
     telemetry.workload_restarted()
+    telemetry.certificate("etcd", lambda: time.time() + 1000)
     counts = {("active", "loopback"): 3, ("waiting", "loopback"): 1}
     telemetry.show(
         Gauges(
@@ -95,6 +97,7 @@ def test_each_sample_says_what_happened(telemetry: Telemetry) -> None:
     assert sample(samples, "drover_etcd_known_bugs") == 6
     assert sample(samples, "drover_etcd_went_back") == 1
     assert sample(samples, "drover_paused") == 1
+    assert 900 < sample(samples, "drover_certificate_expiry_seconds", certificate="etcd") <= 1000
     assert sample(samples, "drover_workload_restarts_total") == 1
     assert sample(samples, "drover_datasets", phase="active", backend="loopback") == 3
     assert sample(samples, "drover_deadline_margin_seconds") == 3.5
