@@ -25,6 +25,7 @@ from drover.coordinator.access import (
 )
 from drover.coordinator.etcd_members import Members
 from drover.coordinator.etcd_rpc import decode, encode
+from drover.coordinator.store import StoreError
 
 _TYPES = {May.READ: auth_pb2.Permission.READ, May.READ_WRITE: auth_pb2.Permission.READWRITE}
 _MAY = {kind: may for may, kind in _TYPES.items()}
@@ -56,7 +57,14 @@ class Auth:
         )
 
     async def do(self, step: Step, passwords: Mapping[str, str]) -> None:
-        """passwords: by user."""
+        """passwords: by user. A step that was done already is done: an answer may have been lost."""
+        try:
+            await self._do(step, passwords)
+        except StoreError as error:
+            if not any(words in str(error) for words in ("already exists", "is not granted")):
+                raise
+
+    async def _do(self, step: Step, passwords: Mapping[str, str]) -> None:
         match step:
             case AddRole(role):
                 await self._ask("RoleAdd", rpc_pb2.AuthRoleAddRequest(name=role))

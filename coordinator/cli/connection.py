@@ -101,9 +101,9 @@ async def open_store(where: Connection) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def open_etcd(where: Connection) -> AsyncIterator[Etcd]:
-    """A client for one verb. Certificates and a user come from the environment variables that etcdctl reads too.
-    Raises Usage."""
+async def open_etcd(where: Connection, timeout: float = 2.0) -> AsyncIterator[Etcd]:
+    """A client for one verb; timeout: seconds, of one request. Certificates and a user come from the environment
+    variables that etcdctl reads too. Raises Usage."""
     from drover.coordinator.etcd import Credentials, Etcd, Tls
 
     files = [os.environ.get(name) for name in ("ETCDCTL_CACERT", "ETCDCTL_CERT", "ETCDCTL_KEY")]
@@ -111,7 +111,9 @@ async def open_etcd(where: Connection) -> AsyncIterator[Etcd]:
     user, _, password = os.environ.get("ETCDCTL_USER", "").partition(":")
     password = os.environ.get("ETCDCTL_PASSWORD", password)
     try:
-        store = Etcd(where.endpoints, tls=tls, credentials=Credentials(user, password) if user else None)
+        store = Etcd(
+            where.endpoints, timeout=timeout, tls=tls, credentials=Credentials(user, password) if user else None
+        )
     except (OSError, ValueError) as error:
         raise Usage(
             f"cannot connect: {error}", "Check --endpoints, ETCDCTL_CACERT, ETCDCTL_CERT and ETCDCTL_KEY."

@@ -16,6 +16,9 @@ from drover.coordinator.cli.shapes import RolesJson
 from drover.coordinator.keys import DEFAULT_PREFIX, name_error
 from drover.coordinator.store import Denied
 
+_PATIENCE = 15.0
+"""Seconds: etcd computes with each password for a while, on all members, and does nothing else meanwhile."""
+
 Names = list[str] | None
 
 
@@ -58,7 +61,7 @@ def etcd_roles(
     )
 
     async def work() -> list[Step]:
-        async with open_etcd(where) as etcd:
+        async with open_etcd(where, _PATIENCE) as etcd:
             try:
                 todo = steps(where.keys, wanted, await etcd.auth.found())
                 for step in () if dry_run else todo:

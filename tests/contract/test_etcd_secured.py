@@ -17,6 +17,7 @@ import pytest
 
 from drover.agent.tls import client_context
 from drover.coordinator.certificates import Certificate
+from drover.coordinator.cli.errors import ExitCode
 from drover.coordinator.etcd import Credentials, Etcd, Tls
 from drover.coordinator.identity import Role
 from drover.coordinator.store import Denied, StoreError, Unavailable
@@ -63,28 +64,25 @@ class Secured:
             words = shlex.split(command.removeprefix("ExecStart="))
             self.processes[name] = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
-    def environment(self, user: str = "root", password: str = "") -> dict[str, str]:
+    def environment(self, user: str) -> dict[str, str]:
         files = self.pki.files(user)
-        return (
-            {name: value for name, value in os.environ.items() if not name.startswith(("DROVER_", "ETCDCTL_"))}
-            | {
-                "ETCDCTL_API": "3",
-                "ETCDCTL_ENDPOINTS": ",".join(self.endpoints),
-                "ETCDCTL_CACERT": str(files.ca),
-                "ETCDCTL_CERT": str(files.cert),
-                "ETCDCTL_KEY": str(files.key),
-            }
-            | ({"ETCDCTL_USER": user, "ETCDCTL_PASSWORD": password} if password else {})
-        )
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(("DROVER_", "ETCDCTL_"))}
+        return mine | {
+            "ETCDCTL_API": "3",
+            "ETCDCTL_ENDPOINTS": ",".join(self.endpoints),
+            "ETCDCTL_CACERT": str(files.ca),
+            "ETCDCTL_CERT": str(files.cert),
+            "ETCDCTL_KEY": str(files.key),
+        }
 
-    def drover(self, *words: str, user: str = "root", password: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [BIN / "drover", *words],
-            env=self.environment(user, password),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+    def drover(self, *words: str, user: str = "root", within: float = 30.0) -> subprocess.CompletedProcess[str]:
+        """Again, for so many seconds, where etcd did not answer."""
+        until = time.monotonic() + within
+        while True:
+            command, environment = [str(BIN / "drover"), *words], self.environment(user)
+            ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+            if ran.returncode != ExitCode.NO_ETCD or time.monotonic() > until:
+                return ran
 
     def etcd(self, user: str) -> Etcd:
         return Etcd(self.endpoints, tls=self.pki.to_etcd(user), timeout=5.0)
@@ -111,9 +109,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
             "--observer=olive",
             f"--password=olive={secured.directory}/password",
         )
-        until = time.monotonic() + 30
-        while (first := secured.drover("etcd-roles", *words, "--enable")).returncode == 5 and time.monotonic() < until:
-            time.sleep(0.2)
+        first = secured.drover("etcd-roles", *words, "--enable")
         logs = "".join((secured.directory / f"{name}.log").read_text()[-1500:] for name in MEMBERS)
         assert first.returncode == 0, first.stderr + logs
         assert "etcd asks everybody who they are" in first.stdout
