@@ -1,0 +1,207 @@
+"""The sender's end of a connection, in the agent: connects, connects again, and sets limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from drover.agent.addresses import host_port
+from drover.agent.helper.wire import error_from_wire
+from drover.agent.storage.base import HelperDied, StorageError
+from drover.agent.transfer.base import Sent, Ticket, Waits
+from drover.agent.transfer.errors import ConnectionCut, PeerRefused, PeerSilent, Unreachable
+from drover.agent.transfer.greeting import KNOWN, MAGIC
+from drover.agent.transfer.relay import Relays
+
+log = logging.getLogger("drover.transfer")
+
+SO_MAX_PACING_RATE = 47
+"""linux/asm-generic/socket.h; Python does not know it."""
+UNLIMITED = (1 << 64) - 1
+AGAIN = 0.1
+"""Seconds between two tries to connect again, doubled up to 2."""
+
+
+class TcpOutgoing:
+    """One task attends to the relay all the time: a connection that is cut between two rounds is mended, too."""
+
+    def __init__(self, ticket: Ticket, relays: Relays, waits: Waits) -> None:
+        self._ticket = ticket
+        self._relays = relays
+        self._waits = waits
+        self._rate: int | None = None
+        self._connection: socket.socket | None = None
+        self._number = 0
+        self._order: dict[str, Any] = {}
+        self._deterministic = False
+        self._result: asyncio.Future[Sent] | None = None
+        self._progress: Callable[[int], None] | None = None
+        self._began = 0.0
+        self._broken: StorageError | None = None
+        self._attending: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        await self._relays.start()
+        await self._connect()
+        self._attending = asyncio.create_task(self._attend())
+
+    async def send(
+        self,
+        argv: Sequence[str],
+        about: Mapping[str, Any] | None = None,
+        *,
+        deterministic: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Sent:
+        if self._broken is not None:
+            raise self._broken
+        self._number += 1
+        self._order = {"number": self._number, "argv": list(argv), "about": about or {}, "again": False}
+        self._progress, self._began = progress, time.monotonic()
+        self._deterministic = deterministic
+        result: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
+        self._result = result
+        self._relays.order({"send": self._order})
+        try:
+            return await result
+        except asyncio.CancelledError:
+            if self._broken is None:
+                self._broken = ConnectionCut("a round was cancelled: connect again")
+            await self._relays.close()
+            raise
+        finally:
+            self._result = None
+
+    def limit(self, rate: int | None) -> None:
+        self._rate = rate
+        if self._connection is not None:
+            pace = UNLIMITED if rate is None else max(rate, 1)
+            self._connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, pace.to_bytes(8, "little"))
+
+    async def finish(self) -> None:
+        """The receiver is told that no more comes."""
+        self._relays.order({"finish": True})
+
+    async def close(self) -> None:
+        if self._attending is not None:
+            self._attending.cancel()
+            await asyncio.wait([self._attending])
+        await self._relays.close()
+        self._take(None)
+
+    async def _attend(self) -> None:
+        try:
+            while True:
+                try:
+                    self._heard(message := await self._relays.hear())
+                    if "cut" in message:
+                        await self._mend(message["cut"])
+                except HelperDied as died:
+                    await self._revive(died)
+        except StorageError as error:
+            self._broken = error
+            self._settle(error)
+
+    def _heard(self, message: Mapping[str, Any]) -> None:
+        if "progress" in message and self._progress is not None:
+            self._progress(message["progress"])
+        elif "sent" in message:
+            sent = message["sent"]
+            self._settle(Sent(sent["bytes"], time.monotonic() - self._began, sent["answer"]))
+        elif "failed" in message:
+            self._settle(error_from_wire(message["failed"]))
+
+    def _settle(self, outcome: Sent | StorageError) -> None:
+        if self._result is None or self._result.done():
+            return
+        if isinstance(outcome, Sent):
+            self._result.set_result(outcome)
+        else:
+            self._result.set_exception(outcome)
+
+    async def _revive(self, died: HelperDied) -> None:
+        """Another helper; it goes on with the round where that can be done."""
+        log.warning("%s: a new one takes its place", died)
+        runs = self._result is not None and not self._result.done()
+        if runs and not self._deterministic:
+            self._settle(died)
+            runs = False
+        await self._relays.start()
+        await self._mend(str(died))
+        if runs:
+            self._order["again"] = True
+            self._relays.order({"send": self._order})
+
+    async def _mend(self, why: str) -> None:
+        """Connects again, as long as the receiver keeps what it has. Raises StorageError."""
+        log.info("%s: connecting to %s again", why, self._ticket.node)
+        deadline, pause = time.monotonic() + self._waits.keep, AGAIN
+        while True:
+            try:
+                return await self._connect()
+            except (Unreachable, ConnectionCut) as error:
+                if time.monotonic() > deadline:
+                    raise PeerSilent(
+                        f"{self._ticket.node}: {why}; it did not come back within {self._waits.keep:g} s: {error}"
+                    ) from error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 2.0)
+
+    async def _connect(self) -> None:
+        """Raises Unreachable, PeerRefused, NotTrusted, ConnectionCut, HelperDied."""
+        self._take(await _call(self._ticket, self._waits.connect))
+        self.limit(self._rate)
+        self._relays.order({"connect": True}, self._connection)
+        while "connected" not in (message := await self._relays.hear()):
+            if "not_connected" in message:
+                raise error_from_wire(message["not_connected"])
+            self._heard(message)
+
+    def _take(self, connection: socket.socket | None) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = connection
+
+
+async def _call(ticket: Ticket, timeout: float) -> socket.socket:
+    """Connected to the receiver, which knows for which stream. Raises Unreachable, PeerRefused."""
+    loop = asyncio.get_running_loop()
+    host, number = host_port(ticket.address)
+    why = f"no answer within {timeout:g} s"
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            try:
+                for family, kind, protocol, _, where in await loop.getaddrinfo(host, number, type=socket.SOCK_STREAM):
+                    connection = socket.socket(family, kind, protocol)
+                    try:
+                        connection.setblocking(False)
+                        await loop.sock_connect(connection, where)
+                        await loop.sock_sendall(connection, MAGIC + bytes.fromhex(ticket.name))
+                        answer = await loop.sock_recv(connection, 1)
+                    except BaseException as error:
+                        connection.close()
+                        if not isinstance(error, OSError):
+                            raise
+                        why = os.strerror(error.errno) if error.errno else str(error)
+                        continue
+                    if answer == KNOWN:
+                        return connection
+                    connection.close()
+                    if answer:
+                        raise PeerRefused(
+                            f"{ticket.node} does not expect this stream any more: it was given up there, or its agent "
+                            "was restarted"
+                        )
+                    why = "it closed the connection"
+            except socket.gaierror as error:
+                why = f"the address cannot be looked up: {error.strerror}"
+    raise Unreachable(
+        f"the data port of {ticket.node} ({ticket.address}) cannot be reached: {why}; is its agent up, and may "
+        "this node connect there?"
+    )

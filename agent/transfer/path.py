@@ -1,0 +1,87 @@
+"""The data path over TCP: what transfer/base.py promises, made of a data port and relays.
+
+The agent connects and accepts; a relay gets the connection itself and does all the rest. The agent keeps a descriptor
+of what it has connected, so that a limit is a socket option, and the relay has nothing to do with it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Any
+
+from drover.agent import tls
+from drover.agent.storage.base import Runner
+from drover.agent.transfer.base import Incoming, Outgoing, Stream, Ticket, Waits
+from drover.agent.transfer.greeting import NAME
+from drover.agent.transfer.incoming import TcpIncoming
+from drover.agent.transfer.outgoing import TcpOutgoing
+from drover.agent.transfer.port import Port
+from drover.agent.transfer.relay import Relays
+
+SENDER = "drover.agent.transfer.sender:relay"
+RECEIVER = "drover.agent.transfer.receiver:relay"
+
+
+class TcpDataPath:
+    """node: this one's name. address: where others reach the data port, if not where it listens. files: this node's
+    certificate; None: the network is trusted, and nothing is encrypted. limit: bytes a second for each connection."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        node: str,
+        port: Port,
+        files: tls.Files | None,
+        *,
+        address: str = "",
+        waits: Waits = Waits(),  # noqa: B008 - frozen
+        limit: int | None = None,
+    ) -> None:
+        self._runner = runner
+        self._node = node
+        self._port = port
+        self._files = files
+        self._address = address or port.address
+        self._waits = waits
+        self._limit = limit
+
+    @asynccontextmanager
+    async def expect(self, stream: Stream, sender: str) -> AsyncIterator[Incoming]:
+        ticket = Ticket(self._node, self._address, secrets.token_hex(NAME), secrets.token_hex(16))
+        terms = self._terms(stream, sender, ticket)
+        arguments = {"terms": terms, "keep": self._waits.keep}
+        incoming = TcpIncoming(ticket, Relays(self._runner, stream.dataset, RECEIVER, arguments))
+        await incoming.relays.start()
+        try:
+            with self._port.expecting(bytes.fromhex(ticket.name), incoming.admit):
+                yield incoming
+        finally:
+            await incoming.relays.close()
+
+    @asynccontextmanager
+    async def connect(self, stream: Stream, ticket: Ticket) -> AsyncIterator[Outgoing]:
+        terms = self._terms(stream, self._node, ticket)
+        relays = Relays(self._runner, stream.dataset, SENDER, {"terms": terms})
+        outgoing = TcpOutgoing(ticket, relays, self._waits)
+        outgoing.limit(self._limit)
+        try:
+            await outgoing.begin()
+            yield outgoing
+            await outgoing.finish()
+        finally:
+            await outgoing.close()
+
+    def _terms(self, stream: Stream, sender: str, ticket: Ticket) -> Mapping[str, Any]:
+        files = self._files
+        return {
+            "stream": asdict(stream),
+            "sender": sender,
+            "receiver": ticket.node,
+            "secret": ticket.secret,
+            "files": None if files is None else {name: str(path) for name, path in vars(files).items()},
+            "silence": self._waits.silence,
+            "connect": self._waits.connect,
+        }

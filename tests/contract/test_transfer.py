@@ -1,0 +1,190 @@
+"""The data path: real processes, sockets and helpers. What arrives is what was sent, or both sides know that it is
+not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from drover.agent.storage.base import GateClosed, NoRoom, StorageError
+from drover.agent.transfer.base import Check, Received, Waits
+from drover.agent.transfer.errors import (
+    CommandFailed,
+    ConnectionCut,
+    PeerRefused,
+    PeerSilent,
+    Unreachable,
+    VerificationFailed,
+)
+from tests.contract.transfer_stage import (
+    JOBS,
+    STREAM,
+    Arrivals,
+    Node,
+    connected,
+    free_address,
+    made,
+    node,
+    sha256,
+    until,
+)
+
+WAITS = Waits(silence=2.0, keep=3.0, connect=3.0)
+ROOT = Path(__file__).parents[2]
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def helpers_find_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture
+async def a(tmp_path: Path) -> AsyncIterator[Node]:
+    async with node("node-a", tmp_path, None, WAITS) as made:
+        yield made
+
+
+@pytest.fixture
+async def b(tmp_path: Path) -> AsyncIterator[Node]:
+    async with node("node-b", tmp_path, None, WAITS) as made:
+        yield made
+
+
+@pytest.fixture
+def arrivals(tmp_path: Path) -> Arrivals:
+    return Arrivals(tmp_path)
+
+
+async def test_rounds_arrive_one_after_the_other_and_the_answer_is_what_the_check_says(
+    a: Node, b: Node, arrivals: Arrivals, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    async with connected(a, b, arrivals) as outgoing:
+        for number, size in enumerate((20 * MIB + 17, 0, 1), 1):
+            file = made(tmp_path, size)
+            sent = await outgoing.send(["cat", str(file)], {"round": number}, progress=seen.append)
+            assert (sent.bytes, sent.answer) == (size, sha256(file))
+            assert sha256(arrivals.file(number)) == sha256(file)
+    assert [round_.about for round_ in arrivals.rounds] == [{"round": 1}, {"round": 2}, {"round": 3}]
+    assert all(isinstance(outcome, Received) for outcome in arrivals.outcomes)
+    assert arrivals.finished
+    assert seen == sorted(seen)
+    await until(lambda: a.relays() == b.relays() == [])
+
+
+async def test_a_sending_command_that_fails_fails_the_round_on_both_sides_and_the_next_one_works(
+    a: Node, b: Node, arrivals: Arrivals
+) -> None:
+    async with connected(a, b, arrivals) as outgoing:
+        with pytest.raises(CommandFailed, match=r"failed \(status 3\): no such snapshot"):
+            await outgoing.send(["sh", "-c", "echo half; echo no such snapshot >&2; exit 3"])
+        assert (await outgoing.send(["echo", "whole"])).bytes == 6
+    assert isinstance(arrivals.outcomes[0], CommandFailed)
+    assert arrivals.outcomes[1:] == [Received(6, sha256(arrivals.file(2)))]
+
+
+async def test_a_receiving_command_that_fails_is_told_to_the_sender_with_its_last_words(
+    a: Node, b: Node, arrivals: Arrivals
+) -> None:
+    arrivals.argv = lambda file: ["sh", "-c", "head -c 100000 >/dev/null; echo cannot find parent >&2; exit 1"]
+    async with connected(a, b, arrivals) as outgoing:
+        with pytest.raises(CommandFailed, match=r"node-b: .*cannot find parent"):
+            await outgoing.send(["sh", "-c", "yes | head -c 100000000"])
+    assert isinstance(arrivals.outcomes[0], CommandFailed)
+
+
+async def test_a_full_target_is_said_as_that(a: Node, b: Node, arrivals: Arrivals) -> None:
+    arrivals.argv = lambda file: ["dd", "of=/dev/full", "bs=64k"]
+    async with connected(a, b, arrivals) as outgoing:
+        with pytest.raises(NoRoom, match=r"node-b: .*No space left"):
+            await outgoing.send(["yes"])
+        arrivals.argv = lambda file: ["tee", str(file)]
+        arrivals.check = lambda file: Check(f"{JOBS}:full", {})
+        with pytest.raises(NoRoom, match="the pool is full"):
+            await outgoing.send(["echo"])
+
+
+@pytest.mark.parametrize(
+    ("job", "said"), [("not_there", "node-b: the snapshot is not there"), ("broken", "KeyError: 'surprise'")]
+)
+async def test_nothing_is_done_where_the_receivers_check_fails(
+    a: Node, b: Node, arrivals: Arrivals, job: str, said: str
+) -> None:
+    arrivals.check = lambda file: Check(f"{JOBS}:{job}", {})
+    async with connected(a, b, arrivals) as outgoing:
+        with pytest.raises(VerificationFailed, match=said):
+            await outgoing.send(["echo"])
+    assert isinstance(arrivals.outcomes[0], StorageError)
+
+
+async def test_a_check_may_take_longer_than_silence_is_borne(
+    a: Node, b: Node, arrivals: Arrivals, tmp_path: Path
+) -> None:
+    arrivals.check = lambda file: Check(f"{JOBS}:slowly", {"path": str(file), "seconds": 2 * WAITS.silence})
+    file = made(tmp_path, MIB)
+    async with connected(a, b, arrivals) as outgoing:
+        assert (await outgoing.send(["cat", str(file)])).answer == sha256(file)
+
+
+async def test_a_command_that_cannot_be_started_is_said(a: Node, b: Node, arrivals: Arrivals) -> None:
+    async with connected(a, b, arrivals) as outgoing:
+        with pytest.raises(CommandFailed, match="'no-such-program' cannot be started"):
+            await outgoing.send(["no-such-program"])
+        arrivals.argv = lambda file: ["no-such-receiver"]
+        with pytest.raises(CommandFailed, match="node-b: 'no-such-receiver' cannot be started"):
+            await outgoing.send(["echo"])
+
+
+async def test_a_data_port_that_nobody_listens_on_is_said(a: Node, b: Node) -> None:
+    async with b.path.expect(STREAM, "node-a") as incoming:
+        ticket = replace(incoming.ticket, address=free_address())
+        with pytest.raises(Unreachable, match=r"node-b.*Connection refused"):
+            async with a.path.connect(STREAM, ticket):
+                pass
+
+
+async def test_a_stream_that_is_not_expected_any_more_is_refused(a: Node, b: Node) -> None:
+    async with b.path.expect(STREAM, "node-a") as incoming:
+        pass
+    with pytest.raises(PeerRefused, match="does not expect this stream"):
+        async with a.path.connect(STREAM, incoming.ticket):
+            pass
+
+
+async def test_another_stream_another_sender_or_another_secret_is_refused(a: Node, b: Node) -> None:
+    async with b.path.expect(STREAM, "node-a") as incoming:
+        for stream, ticket in (
+            (replace(STREAM, epoch=8), incoming.ticket),
+            (STREAM, replace(incoming.ticket, secret="guessed")),
+        ):
+            with pytest.raises(PeerRefused, match="node-b refused"):
+                async with a.path.connect(stream, ticket):
+                    pass
+
+
+async def test_a_sender_that_never_comes_is_not_waited_for_for_ever(b: Node) -> None:
+    async with b.path.expect(STREAM, "node-a") as incoming:
+        with pytest.raises(PeerSilent, match="node-a has not connected within 3 s"):
+            async for _ in incoming:
+                pass
+
+
+async def test_behind_a_closed_gate_nothing_is_started(a: Node, b: Node) -> None:
+    b.gate.close()
+    with pytest.raises(GateClosed):
+        async with b.path.expect(STREAM, "node-a"):
+            pass
+
+
+async def test_a_round_that_is_cancelled_leaves_nothing_running(a: Node, b: Node, arrivals: Arrivals) -> None:
+    async with connected(a, b, arrivals) as outgoing:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(outgoing.send(["yes"]), 1)
+        with pytest.raises(ConnectionCut, match="cancelled"):
+            await outgoing.send(["echo"])
+    await until(lambda: a.relays() == b.relays() == [])
