@@ -40,6 +40,8 @@ class TcpOutgoing:
         self._number = 0
         self._order: dict[str, Any] = {}
         self._deterministic = False
+        self._ready = False
+        """Whether there is a relay that takes orders; else a new one gets the order when it is there."""
         self._result: asyncio.Future[Sent] | None = None
         self._progress: Callable[[int], None] | None = None
         self._began = 0.0
@@ -49,6 +51,7 @@ class TcpOutgoing:
     async def begin(self) -> None:
         await self._relays.start()
         await self._connect()
+        self._ready = True
         self._attending = asyncio.create_task(self._attend())
 
     async def send(
@@ -67,7 +70,8 @@ class TcpOutgoing:
         self._deterministic = deterministic
         result: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
         self._result = result
-        self._relays.order({"send": self._order})
+        if self._ready:
+            self._relays.order({"send": self._order})
         try:
             return await result
         except asyncio.CancelledError:
@@ -128,15 +132,14 @@ class TcpOutgoing:
     async def _revive(self, died: HelperDied) -> None:
         """Another helper; it goes on with the round where that can be done."""
         log.warning("%s: a new one takes its place", died)
-        runs = self._result is not None and not self._result.done()
-        if runs and not self._deterministic:
+        self._ready = False
+        if not self._deterministic:
             self._settle(died)
-            runs = False
         await self._relays.start()
         await self._mend(str(died))
-        if runs:
-            self._order["again"] = True
-            self._relays.order({"send": self._order})
+        self._ready = True
+        if self._result is not None and not self._result.done():
+            self._relays.order({"send": {**self._order, "again": True}})
 
     async def _mend(self, why: str) -> None:
         """Connects again, as long as the receiver keeps what it has. Raises StorageError."""

@@ -66,9 +66,12 @@ class Sender:
                     self._turn()
                 except Lost as lost:
                     self._lose(str(lost))
+        except AgentGone:
+            self._given_up()
+            raise
+        finally:
             if self._wire is not None:
                 self._part(self._wire)
-        finally:
             if self._command is not None:
                 self._command.close()
             if self._wire is not None:
@@ -275,6 +278,12 @@ class Sender:
 
     def _fail(self, error: StorageError) -> None:
         self._control.say({"failed": error_to_wire(error, "send")})
+
+    def _given_up(self) -> None:
+        """Nobody will go on with this: the receiver need not wait for it."""
+        if self._wire is not None and self._sending:
+            given_up = ConnectionCut(f"{self._terms.sender} has given it up")
+            self._wire.say(Kind.ABORT, {"number": self._number, "error": to_peer(given_up)})
 
     def _drop_command(self) -> None:
         if self._command is not None:

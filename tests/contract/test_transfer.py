@@ -63,18 +63,27 @@ def arrivals(tmp_path: Path) -> Arrivals:
 async def test_rounds_arrive_one_after_the_other_and_the_answer_is_what_the_check_says(
     a: Node, b: Node, arrivals: Arrivals, tmp_path: Path
 ) -> None:
-    seen: list[int] = []
     async with connected(a, b, arrivals) as outgoing:
         for number, size in enumerate((20 * MIB + 17, 0, 1), 1):
             file = made(tmp_path, size)
-            sent = await outgoing.send(["cat", str(file)], {"round": number}, progress=seen.append)
+            sent = await outgoing.send(["cat", str(file)], {"round": number})
             assert (sent.bytes, sent.answer) == (size, sha256(file))
             assert sha256(arrivals.file(number)) == sha256(file)
     assert [round_.about for round_ in arrivals.rounds] == [{"round": 1}, {"round": 2}, {"round": 3}]
     assert all(isinstance(outcome, Received) for outcome in arrivals.outcomes)
     assert arrivals.finished
-    assert seen == sorted(seen)
     await until(lambda: a.relays() == b.relays() == [])
+
+
+async def test_both_sides_hear_how_far_it_is(a: Node, b: Node, arrivals: Arrivals) -> None:
+    sent: list[int] = []
+    async with connected(a, b, arrivals) as outgoing:
+        outgoing.limit(4 * MIB)
+        await outgoing.send(["head", "-c", str(4 * MIB), "/dev/zero"], progress=sent.append)
+    for heard in (sent, arrivals.progress):
+        assert len(heard) > 1
+        assert heard == sorted(heard)
+        assert 0 < heard[-1] <= 4 * MIB
 
 
 async def test_a_sending_command_that_fails_fails_the_round_on_both_sides_and_the_next_one_works(
@@ -181,10 +190,15 @@ async def test_behind_a_closed_gate_nothing_is_started(a: Node, b: Node) -> None
             pass
 
 
-async def test_a_round_that_is_cancelled_leaves_nothing_running(a: Node, b: Node, arrivals: Arrivals) -> None:
+async def test_a_round_that_is_cancelled_leaves_nothing_running_and_the_receiver_is_told(
+    a: Node, b: Node, arrivals: Arrivals
+) -> None:
     async with connected(a, b, arrivals) as outgoing:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(outgoing.send(["yes"]), 1)
         with pytest.raises(ConnectionCut, match="cancelled"):
             await outgoing.send(["echo"])
+        async with asyncio.timeout(WAITS.keep / 2):
+            await until(lambda: arrivals.finished)
+    assert isinstance(arrivals.outcomes[0], ConnectionCut)
     await until(lambda: a.relays() == b.relays() == [])

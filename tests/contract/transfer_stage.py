@@ -140,6 +140,7 @@ class Arrivals:
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     rounds: list[IncomingRound] = field(default_factory=list)
     outcomes: list[Received | StorageError] = field(default_factory=list)
+    progress: list[int] = field(default_factory=list)
     ended: StorageError | None = None
     finished: bool = False
 
@@ -153,7 +154,8 @@ class Arrivals:
                 self.begun.set()
                 file = self.file(round_.number)
                 try:
-                    self.outcomes.append(await round_.receive(self.argv(file), self.check(file)))
+                    received = await round_.receive(self.argv(file), self.check(file), progress=self.progress.append)
+                    self.outcomes.append(received)
                 except StorageError as error:
                     self.outcomes.append(error)
             self.finished = True
