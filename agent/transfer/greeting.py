@@ -59,6 +59,8 @@ def call(connection: socket.socket, terms: Terms) -> tuple[Wire, dict[str, Any]]
         raise
     wire = Wire(secured, terms.silence)
     try:
+        if why := _other(secured, terms.receiver):
+            raise NotTrusted(why)
         wire.say(
             Kind.HELLO,
             {"version": VERSION, "stream": terms.stream, "who": terms.sender, "secret": terms.secret},
@@ -70,7 +72,7 @@ def call(connection: socket.socket, terms: Terms) -> tuple[Wire, dict[str, Any]]
             raise PeerRefused(f"{terms.receiver} answered with {kind.name}: is it another version?")
     except Lost as lost:
         wire.close()
-        if isinstance(lost.__cause__, ssl.SSLError):
+        if isinstance(lost.__cause__, ssl.SSLError) and not isinstance(lost.__cause__, ssl.SSLEOFError):
             raise NotTrusted(f"{terms.receiver} did not take our certificate: {reason(lost.__cause__)}") from lost
         raise ConnectionCut(f"to {terms.receiver}: {lost}") from lost
     except BaseException:
@@ -91,7 +93,7 @@ def answer(connection: socket.socket, terms: Terms) -> Wire:
     wire = Wire(secured, terms.silence)
     try:
         kind, hello = _answer(wire, deadline)
-        if why := _wrong(kind, hello, terms):
+        if why := _other(secured, terms.sender) or _wrong(kind, hello, terms):
             wire.say(Kind.REFUSED, {"why": why})
             wire.flush()
             raise PeerRefused(f"a connection for {terms.stream['dataset']} was refused: {why}")
@@ -122,8 +124,11 @@ def _secured(connection: socket.socket, terms: Terms, server: bool, name: str) -
         return connection
     connection.settimeout(terms.connect)
     try:
-        context = (tls.server_context if server else tls.client_context)(terms.files)
-        context.num_tickets = 0  # nothing is resumed: tickets would be data that nobody reads
+        if server:
+            context = tls.server_context(terms.files)
+            context.num_tickets = 0  # nothing is resumed: tickets would be data that nobody reads
+        else:
+            context = tls.client_context(terms.files)
         secured = context.wrap_socket(connection, server_side=server)
     except TimeoutError as error:
         raise Unreachable(f"{name} did not finish the TLS handshake within {terms.connect:g} s") from error
@@ -133,17 +138,20 @@ def _secured(connection: socket.socket, terms: Terms, server: bool, name: str) -
         raise NotTrusted(f"TLS with {name} failed: {reason(error)}") from error
     except OSError as error:
         raise ConnectionCut(f"to {name}, during the TLS handshake: {reason(error)}") from error
+    return secured
+
+
+def _other(secured: socket.socket, name: str) -> str:
+    """Who is at the other end, where it is not that node."""
+    if not isinstance(secured, ssl.SSLSocket):
+        return ""
     try:
         peer = tls.known(secured)
-        if (peer.name, peer.role) != (name, tls.Role.NODE):
-            raise NotTrusted(f"expected was node {name}, and the certificate is that of {peer.role} {peer.name}")
     except tls.Stranger as stranger:
-        secured.close()
-        raise NotTrusted(f"expected was node {name}: {stranger}") from stranger
-    except BaseException:
-        secured.close()
-        raise
-    return secured
+        return f"expected was node {name}: {stranger}"
+    if (peer.name, peer.role) == (name, tls.Role.NODE):
+        return ""
+    return f"expected was node {name}, and the certificate is that of {peer.role} {peer.name}"
 
 
 def _answer(wire: Wire, deadline: float) -> tuple[Kind, dict[str, Any]]:

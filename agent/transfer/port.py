@@ -91,17 +91,21 @@ class Port:
 def bound(address: str) -> Iterator[Port]:
     """Blocks where the address is a name that must be looked up. Raises CannotListen."""
     host, number = host_port(address)
+    listening = None
     try:
         [(family, kind, protocol, _, where), *_] = socket.getaddrinfo(
             host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        with socket.socket(family, kind, protocol) as listening:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.setblocking(False)
-            listening.bind(where)
-            listening.listen(STRANGERS)
-            yield Port(listening)
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setblocking(False)
+        listening.bind(where)
+        listening.listen(STRANGERS)
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise CannotListen(
             f"the data port cannot listen on {address}: {error.strerror}; set transfer.listen"
         ) from error
+    with listening:
+        yield Port(listening)

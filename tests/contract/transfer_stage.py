@@ -19,7 +19,7 @@ from drover.agent.cgroups import Cgroups
 from drover.agent.helper.pool import HelperPool
 from drover.agent.storage.base import StorageError
 from drover.agent.storage.two_nodes import Gate
-from drover.agent.transfer.base import Check, Incoming, IncomingRound, Outgoing, Received, Stream, Waits
+from drover.agent.transfer.base import Check, Incoming, IncomingRound, Outgoing, Received, Stream, Ticket, Waits
 from drover.agent.transfer.path import TcpDataPath
 from drover.agent.transfer.port import Port, bound
 
@@ -66,7 +66,8 @@ async def node(
 
 class Proxy:
     """Stands before a data port. cut: everything that passes is reset, and what comes new is refused until `mend`.
-    freeze: nothing passes any more, and nobody is told. cut_after: bytes towards the port."""
+    freeze: nothing passes any more, and nobody is told. cut_after: bytes towards the port. looks_for: whether that
+    passes, in `found`."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -76,6 +77,8 @@ class Proxy:
         self.refuses = False
         self.passed = 0
         self.cut_after: int | None = None
+        self.looks_for: bytes | None = None
+        self.found = False
         self.connections = 0
 
     @asynccontextmanager
@@ -105,6 +108,7 @@ class Proxy:
         with suppress(ConnectionError):
             while data := await reader.read(1 << 16):
                 await self._open.wait()
+                self.found |= self.looks_for is not None and self.looks_for in data
                 writer.write(data)
                 await writer.drain()
                 if counts:
@@ -137,6 +141,7 @@ class Arrivals:
     directory: Path
     argv: Callable[[Path], list[str]] = lambda file: ["tee", str(file)]
     check: Callable[[Path], Check] = lambda file: Check(f"{JOBS}:digest", {"path": str(file)})
+    ticket: Ticket | None = None
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     rounds: list[IncomingRound] = field(default_factory=list)
     outcomes: list[Received | StorageError] = field(default_factory=list)
@@ -148,6 +153,7 @@ class Arrivals:
         return self.directory / f"arrived-{number}"
 
     async def take(self, incoming: Incoming) -> None:
+        self.ticket = incoming.ticket
         try:
             async for round_ in incoming:
                 self.rounds.append(round_)
