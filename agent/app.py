@@ -33,9 +33,10 @@ from drover.agent.machine import boot_id
 from drover.agent.preparer import Preparer
 from drover.agent.reporter import Reporter
 from drover.agent.sight import Sight
-from drover.agent.storage.base import Backend
+from drover.agent.storage.base import Backend, Family
 from drover.agent.systemd import Systemd
 from drover.agent.telemetry import Telemetry
+from drover.agent.transfer.path import TcpDataPath, data_path
 from drover.agent.worker import Shared
 from drover.agent.workers import Workers
 from drover.agent.workloads.base import Runtime
@@ -92,6 +93,7 @@ class Agent:
         """The session has begun, lapsed or ended."""
         self._marks = MarkFile(settings.state_dir / MARK)
         self._backends: Mapping[str, Backend] = {}
+        self._data_path: TcpDataPath | None = None
         self._runtimes: Mapping[str, Runtime] = {}
         self._reporter: Reporter | None = None
         self._leave = Leave(self._keys, settings.on_shutdown, settings.shutdown_timeout, settings.reboot_grace)
@@ -116,6 +118,9 @@ class Agent:
             self._watch_expiry()
             await self._serve(stack)
             async with asyncio.TaskGroup() as group:
+                if any(backend.family is Family.LOCAL_COPIES for backend in self._backends.values()):
+                    self._data_path = stack.enter_context(data_path(settings, helpers))
+                    group.create_task(self._data_path.run())
                 group.create_task(self._systemd.keep(self._sight, settings.timings.d_soft))
                 group.create_task(guard.keep(self._turned.set))
                 group.create_task(self._examine_backends())

@@ -45,6 +45,7 @@ from drover.agent.guard.settings import NOTHING, REBOOT
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
 from drover.coordinator.protocol.leaving import OnShutdown
 from drover.coordinator.record import Name
+from drover.coordinator.sizes import parse_size
 from drover.coordinator.specs import WorkloadSpec
 from drover.coordinator.timings import MAX_PAUSE, PROFILES, Timings
 
@@ -142,13 +143,28 @@ def _address(value: str, info: ValidationInfo) -> str:
     return host if host not in ("0.0.0.0", "::") else socket.gethostname()
 
 
+def _storage_address(value: str, info: ValidationInfo) -> str:
+    """Empty: the host that the data port listens on; `address`, where that is every address."""
+    listen = info.data.get("listen")
+    if value or listen is None:
+        return value
+    host, _ = host_port(listen.data)
+    return host if host not in ("0.0.0.0", "::") else info.data.get("address", "")
+
+
+def _rate(value: Any) -> Any:
+    return None if value in (None, "", 0, "0") else parse_size(_number(value))
+
+
 def _guarded(listen: Listen, info: ValidationInfo) -> Listen:
     """Plain text only where nobody else hears it, or where somebody has said that it may be."""
     if info.data.get("insecure", True) or "tls" not in info.data:
         return listen
-    plain = {} if info.data["tls"] else {"grpc": listen.grpc, "http": listen.http}
+    plain = {} if info.data["tls"] else {"grpc": listen.grpc, "http": listen.http, "data": listen.data}
     if listen.http_clients == "plain":
         plain["http"] = listen.http
+    if listen.data_peers == "plain":
+        plain.pop("data", None)
     for key, where in plain.items():
         if not is_loopback(where):
             raise ValueError(
@@ -246,17 +262,26 @@ class OwnTls(_Table):
 
 class Listen(_Table):
     """Where others look at this agent. http_clients: what [tls] means for those of `http`: they need a certificate of
-    our CA, or none ("any"), or it is without TLS ("plain")."""
+    our CA, or none ("any"), or it is without TLS ("plain"). data: where other nodes send the data of moves;
+    data_peers: that network is trusted where this is "plain"."""
 
     grpc: HostPort = "127.0.0.1:7470"
     http: HostPort = "127.0.0.1:7471"
     http_clients: Literal["certificate", "any", "plain"] = "certificate"
+    data: HostPort = "127.0.0.1:7472"
+    data_peers: Literal["certificate", "plain"] = "certificate"
 
 
 class Workloads(_Table):
     """allow: kinds of workloads that a key in etcd may start here; none unless said."""
 
     allow: Annotated[tuple[Annotated[str, AfterValidator(_kind)], ...], BeforeValidator(_list)] = ()
+
+
+class Moves(_Table):
+    """rate: bytes a second that each move may put on the wire; None: no limit."""
+
+    rate: Annotated[int | None, BeforeValidator(_rate)] = None
 
 
 def _reset(value: str) -> str:
@@ -291,6 +316,7 @@ class Settings(BaseSettings):
     tls: Annotated[OwnTls | None, BeforeValidator(_parsed)] = None
     listen: Annotated[Listen, BeforeValidator(_parsed), AfterValidator(_guarded)] = Listen()
     address: Annotated[str, AfterValidator(_address)] = ""
+    storage_address: Annotated[str, AfterValidator(_storage_address)] = ""
     prefix: Annotated[str, AfterValidator(_prefix)] = DEFAULT_PREFIX
     run_dir: AbsolutePath = Path("/run/drover")
     state_dir: AbsolutePath = Path("/var/lib/drover")
@@ -305,6 +331,7 @@ class Settings(BaseSettings):
     reboot_grace: Annotated[float, BeforeValidator(_number), Field(ge=0, le=MAX_PAUSE)] = 300.0
     etcd: Annotated[Etcd, BeforeValidator(_parsed)] = Etcd()
     backends: Annotated[dict[str, Free], BeforeValidator(_parsed)] = {}
+    moves: Annotated[Moves, BeforeValidator(_parsed)] = Moves()
     workloads: Annotated[Workloads, BeforeValidator(_parsed)] = Workloads()
     guard: Annotated[Guard, BeforeValidator(_parsed)] = Guard()
 

@@ -7,22 +7,34 @@ of what it has connected, so that a limit is a socket option, and the relay has 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from drover.agent import tls
+from drover.agent.addresses import host_port, joined
+from drover.agent.config import Settings
 from drover.agent.storage.base import Runner
 from drover.agent.transfer.base import Incoming, Outgoing, Stream, Ticket, Waits
 from drover.agent.transfer.greeting import NAME
 from drover.agent.transfer.incoming import TcpIncoming
 from drover.agent.transfer.outgoing import TcpOutgoing
-from drover.agent.transfer.port import Port
+from drover.agent.transfer.port import Port, bound
 from drover.agent.transfer.relay import Relays
 
 SENDER = "drover.agent.transfer.sender:relay"
 RECEIVER = "drover.agent.transfer.receiver:relay"
+
+
+@contextmanager
+def data_path(settings: Settings, runner: Runner) -> Iterator[TcpDataPath]:
+    """As the settings say. `run` it. Blocks where the address is a name. Raises CannotListen."""
+    listen = settings.listen
+    files = settings.tls.files if settings.tls and listen.data_peers == "certificate" else None
+    with bound(listen.data) as port:
+        address = joined(settings.storage_address, host_port(port.address)[1])
+        yield TcpDataPath(runner, settings.node, port, files, address=address, limit=settings.moves.rate)
 
 
 class TcpDataPath:
@@ -47,6 +59,10 @@ class TcpDataPath:
         self._address = address or port.address
         self._waits = waits
         self._limit = limit
+
+    async def run(self) -> None:
+        """Takes connections, until it is cancelled."""
+        await self._port.run()
 
     @asynccontextmanager
     async def expect(self, stream: Stream, sender: str) -> AsyncIterator[Incoming]:

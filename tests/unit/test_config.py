@@ -102,7 +102,26 @@ def test_the_address_is_where_grpc_listens_unless_said(
     assert load(["--node", "a"], environ).address == wanted
 
 
-@pytest.mark.parametrize("key", ["grpc", "http"])
+@pytest.mark.parametrize(
+    ("data", "storage_address", "wanted"),
+    [("10.1.2.3:7472", "", "10.1.2.3"), ("[::]:7472", "", "10.0.0.1"), ("[::]:7472", "10.7.7.7", "10.7.7.7")],
+)
+def test_data_comes_to_where_the_data_port_listens_unless_said(data: str, storage_address: str, wanted: str) -> None:
+    flags = ["--node", "a", "--set", "address=10.0.0.1", "--set", "insecure=true", "--set", f"listen.data={data}"]
+    assert load([*flags, "--set", f"storage_address={storage_address}"], {}).storage_address == wanted
+
+
+def test_the_data_port_may_be_plain_where_its_network_is_said_to_be_trusted() -> None:
+    flags = ["--node", "a", "--set", "listen.data=10.1.2.3:7472"]
+    assert load([*flags, "--set", "listen.data_peers=plain"], {}).listen.data_peers == "plain"
+
+
+@pytest.mark.parametrize(("text", "rate"), [("400MiB", 400 << 20), ("0", None), ("1000", 1000)])
+def test_the_rate_of_moves_is_bytes_a_second(text: str, rate: int | None) -> None:
+    assert load(["--node", "a", "--set", f"moves.rate={text}"], {}).moves.rate == rate
+
+
+@pytest.mark.parametrize("key", ["grpc", "http", "data"])
 @pytest.mark.parametrize("host", ["10.1.2.3", "0.0.0.0", "[::]", "[fd00::1]", "node-a"])
 def test_ports_that_others_reach_are_refused_without_tls_and_the_text_says_what_to_do(key: str, host: str) -> None:
     flags = ["--node", "a", "--set", f"listen.{key}={host}:1"]
