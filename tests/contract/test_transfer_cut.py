@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from drover.agent.storage.base import HelperDied, StorageError
+from drover.agent.storage.base import HelperDied
 from drover.agent.transfer.base import Check, Received, Waits
 from drover.agent.transfer.errors import ConnectionCut, PeerSilent, StreamDamaged
 from tests.contract.transfer_stage import (
@@ -21,6 +21,8 @@ from tests.contract.transfer_stage import (
     connected,
     made,
     node,
+    outcome,
+    relay,
     sha256,
     until,
 )
@@ -165,12 +167,6 @@ async def test_a_slow_sender_is_waited_for(a: Node, b: Node, arrivals: Arrivals)
         assert (await outgoing.send(["sh", "-c", f"echo 1; sleep {3 * WAITS.silence}; echo 2"])).bytes == 4
 
 
-def relay(node: Node) -> int:
-    """The helper, not what it runs: it leads the group."""
-    [found] = [pid for pid in node.relays() if os.getpgid(pid) == pid]
-    return found
-
-
 @pytest.mark.parametrize("point", ["idle", "begun", "middle"])
 async def test_a_senders_helper_that_is_killed_is_replaced_and_what_is_made_again_goes_on(
     a: Node, b: Node, proxy: Proxy, arrivals: Arrivals, tmp_path: Path, point: str
@@ -240,10 +236,3 @@ async def test_a_receivers_helper_that_is_killed_fails_the_round_on_both_sides_a
             assert isinstance(arrivals.outcomes[0], HelperDied)
         arrivals.check = Arrivals(Path()).check
         assert (await outgoing.send(["echo"])).bytes == 1
-
-
-async def outcome(sending: object) -> object:
-    try:
-        return await sending  # type: ignore[misc]
-    except StorageError as error:
-        return error

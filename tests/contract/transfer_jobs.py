@@ -28,3 +28,7 @@ def full() -> None:
 
 def broken() -> None:
     raise KeyError("surprise")
+
+
+def nothing() -> None:
+    """All is well."""

@@ -7,7 +7,7 @@ import hashlib
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from drover.agent.cgroups import Cgroups
 from drover.agent.helper.pool import HelperPool
 from drover.agent.storage.base import StorageError
 from drover.agent.storage.two_nodes import Gate
-from drover.agent.transfer.base import Check, Incoming, IncomingRound, Outgoing, Received, Stream, Ticket, Waits
+from drover.agent.transfer.base import Check, Incoming, IncomingRound, Outgoing, Received, Sent, Stream, Ticket, Waits
 from drover.agent.transfer.path import TcpDataPath
 from drover.agent.transfer.port import Port, bound
 
@@ -212,3 +212,16 @@ def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return joined(*probe.getsockname())
+
+
+def relay(node: Node) -> int:
+    """The helper, not what it runs: it leads the group."""
+    [found] = [pid for pid in node.relays() if os.getpgid(pid) == pid]
+    return found
+
+
+async def outcome(sending: Awaitable[Sent]) -> Sent | StorageError:
+    try:
+        return await sending
+    except StorageError as error:
+        return error
