@@ -136,6 +136,7 @@ async def test_the_same_stream_cut_twice_and_its_helper_killed_arrives_whole_by_
     assert pools.same("first")
 
 
+@pytest.mark.long
 async def test_a_target_that_is_too_small_is_said_on_both_sides(
     a: Node, b: Node, arrivals: Arrivals, pools: Pools
 ) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from drover.agent.storage.base import HelperDied
 from drover.agent.transfer.base import Check, Received, Waits
@@ -27,25 +28,28 @@ from tests.contract.transfer_stage import (
     until,
 )
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 WAITS = Waits(silence=1.0, keep=4.0, connect=3.0)
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def helpers_find_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))  # the helpers find the checks
+        yield tmp_path_factory.mktemp("nodes")
 
 
-@pytest.fixture
-async def a(tmp_path: Path) -> AsyncIterator[Node]:
-    async with node("node-a", tmp_path, None, WAITS) as made:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def a(directory: Path) -> AsyncIterator[Node]:
+    async with node("node-a", directory, None, WAITS) as made:
         yield made
 
 
-@pytest.fixture
-async def b(tmp_path: Path) -> AsyncIterator[Node]:
-    async with node("node-b", tmp_path, None, WAITS) as made:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def b(directory: Path) -> AsyncIterator[Node]:
+    async with node("node-b", directory, None, WAITS) as made:
         yield made
 
 
@@ -64,7 +68,7 @@ def once(marker: Path) -> list[str]:
     return ["sh", "-c", f'echo x >> {marker}; exec cat "$0"', str(marker.parent / "made")]
 
 
-@pytest.mark.parametrize("after", [1, 3 * MIB + 1, 39 * MIB])
+@pytest.mark.parametrize("after", [1, 39 * MIB])
 async def test_a_connection_that_is_cut_is_taken_up_again_and_neither_command_notices(
     a: Node, b: Node, proxy: Proxy, arrivals: Arrivals, tmp_path: Path, after: int
 ) -> None:
@@ -136,6 +140,7 @@ async def test_a_silent_link_is_found_out_and_the_round_goes_on_over_a_new_conne
         assert sending.result().answer == sha256(file)
 
 
+@pytest.mark.long
 async def test_a_peer_that_is_gone_for_good_is_given_up_on_both_sides_and_nothing_is_left(
     a: Node, b: Node, proxy: Proxy, arrivals: Arrivals
 ) -> None:
@@ -154,6 +159,7 @@ async def test_a_peer_that_is_gone_for_good_is_given_up_on_both_sides_and_nothin
     await until(lambda: a.relays() == b.relays() == [])
 
 
+@pytest.mark.long
 async def test_a_slow_receiver_is_waited_for(a: Node, b: Node, arrivals: Arrivals, tmp_path: Path) -> None:
     file = made(tmp_path, 30 * MIB)
     arrivals.argv = lambda to: ["sh", "-c", f"sleep {3 * WAITS.silence}; exec cat > {to}"]
@@ -162,12 +168,15 @@ async def test_a_slow_receiver_is_waited_for(a: Node, b: Node, arrivals: Arrival
     assert len(arrivals.outcomes) == 1
 
 
+@pytest.mark.long
 async def test_a_slow_sender_is_waited_for(a: Node, b: Node, arrivals: Arrivals) -> None:
     async with connected(a, b, arrivals) as outgoing:
         assert (await outgoing.send(["sh", "-c", f"echo 1; sleep {3 * WAITS.silence}; echo 2"])).bytes == 4
 
 
-@pytest.mark.parametrize("point", ["idle", "begun", "middle"])
+@pytest.mark.parametrize(
+    "point", [pytest.param("idle", marks=pytest.mark.long), pytest.param("begun", marks=pytest.mark.long), "middle"]
+)
 async def test_a_senders_helper_that_is_killed_is_replaced_and_what_is_made_again_goes_on(
     a: Node, b: Node, proxy: Proxy, arrivals: Arrivals, tmp_path: Path, point: str
 ) -> None:
@@ -214,7 +223,7 @@ async def test_a_round_that_cannot_be_made_again_ends_with_its_senders_helper_an
     assert isinstance(arrivals.outcomes[1], Received)
 
 
-@pytest.mark.parametrize("point", ["idle", "middle", "checking"])
+@pytest.mark.parametrize("point", ["idle", "middle", pytest.param("checking", marks=pytest.mark.long)])
 async def test_a_receivers_helper_that_is_killed_fails_the_round_on_both_sides_and_the_next_one_works(
     a: Node, b: Node, proxy: Proxy, arrivals: Arrivals, point: str
 ) -> None:

@@ -14,12 +14,12 @@ import pytest
 from drover.agent.addresses import host_port
 from drover.agent.tls import Files
 from drover.agent.transfer import port
-from drover.agent.transfer.base import Ticket, Waits
+from drover.agent.transfer.base import Check, Ticket, Waits
 from drover.agent.transfer.errors import ConnectionCut, NotTrusted, PeerRefused
 from drover.agent.transfer.greeting import MAGIC, UNKNOWN
 from drover.coordinator.identity import Peer, Role
 from tests.certificates import Certificates
-from tests.contract.transfer_stage import STREAM, Arrivals, Node, Proxy, connected, made, node, sha256, until
+from tests.contract.transfer_stage import STREAM, Arrivals, Node, Proxy, connected, made, node, relay, sha256, until
 
 WAITS = Waits(silence=2.0, keep=3.0, connect=3.0)
 ROOT = Path(__file__).parents[2]
@@ -62,6 +62,20 @@ async def test_a_stream_is_encrypted_and_taken_up_again_where_it_was_cut(
         assert not proxy.found
 
 
+async def test_memory_is_bounded_however_much_is_sent_and_however_slowly_it_is_taken(
+    certificates: Certificates, arrivals: Arrivals, tmp_path: Path
+) -> None:
+    arrivals.argv = lambda file: ["sh", "-c", f"sleep 0.5; exec cat > {file}"]
+    arrivals.check = lambda file: Check("tests.contract.transfer_jobs:nothing", {})
+    async with AsyncExitStack() as stack:
+        a, b = await two(stack, tmp_path, certificates.issue("node-a"), certificates.issue("node-b"))
+        async with connected(a, b, arrivals) as outgoing:
+            await outgoing.send(["head", "-c", str(256 * MIB), "/dev/zero"])
+            for one in (a, b):
+                status = Path(f"/proc/{relay(one)}/status").read_text()
+                assert int(status.partition("VmHWM:")[2].split()[0]) * 1024 < 60 * 1000 * 1000
+
+
 async def test_without_certificates_everything_can_be_read_on_the_way(arrivals: Arrivals, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         a, b = await two(stack, tmp_path, None, None)
@@ -89,8 +103,20 @@ def shown(how: str, name: str, certificates: Certificates, directory: Path) -> F
     return replace(bad, ca=certificates.directory / "ca.crt")
 
 
-@pytest.mark.parametrize("wrong", ["node-a", "node-b"])
-@pytest.mark.parametrize("how", ["another name", "another role", "another authority", "expired", "nothing"])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize("wrong", ["node-a", pytest.param("node-b", marks=LONG)])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "another name",
+        pytest.param("another role", marks=LONG),
+        "another authority",
+        "expired",
+        pytest.param("nothing", marks=LONG),
+    ],
+)
 async def test_who_cannot_show_that_it_is_the_other_node_neither_sends_nor_receives(
     certificates: Certificates, arrivals: Arrivals, tmp_path: Path, wrong: str, how: str
 ) -> None:
@@ -118,19 +144,17 @@ async def begin(a: Node, ticket: Ticket) -> None:
         await outgoing.send(["echo"])
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", b"", b"\x16\x03\x01", MAGIC, MAGIC + bytes(16)])
-async def test_garbage_on_the_port_starts_nothing_and_is_closed(
-    arrivals: Arrivals, tmp_path: Path, garbage: bytes
-) -> None:
+async def test_garbage_on_the_port_starts_nothing_and_is_closed(arrivals: Arrivals, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         a, b = await two(stack, tmp_path, None, None)
         before = helpers(b)
-        reader, writer = await asyncio.open_connection(*host_port(b.port.address))
-        writer.write(garbage)
-        writer.write_eof()
-        async with asyncio.timeout(5):
-            assert await reader.read() in (b"", UNKNOWN)
-        writer.close()
+        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"", b"\x16\x03\x01", MAGIC, MAGIC + bytes(16)):
+            reader, writer = await asyncio.open_connection(*host_port(b.port.address))
+            writer.write(garbage)
+            writer.write_eof()
+            async with asyncio.timeout(5):
+                assert await reader.read() in (b"", UNKNOWN)
+            writer.close()
         assert helpers(b) == before
         async with connected(a, b, arrivals) as outgoing:
             await outgoing.send(["echo"])

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,12 @@ class Node:
 
 @asynccontextmanager
 async def node(
-    name: str, directory: Path, files: tls.Files | None, waits: Waits, listen: str = "127.0.0.1:0"
+    name: str,
+    directory: Path,
+    files: tls.Files | None,
+    waits: Waits,
+    listen: str = "127.0.0.1:0",
+    where: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> AsyncIterator[Node]:
     cgroups = Cgroups.find(f"drover-test-{os.getpid()}-{secrets.token_hex(4)}")
     cgroups.make("helpers")
@@ -50,7 +55,8 @@ async def node(
     try:
         async with AsyncExitStack() as stack:
             pool = await stack.enter_async_context(HelperPool(cgroups, gate, size=1))
-            port = stack.enter_context(bound(listen))
+            with where():
+                port = stack.enter_context(bound(listen))
             running = asyncio.create_task(port.run())
             try:
                 yield Node(name, TcpDataPath(pool, name, port, files, waits=waits), cgroups, gate, port)
