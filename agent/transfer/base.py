@@ -106,8 +106,9 @@ class Outgoing(Protocol):
         """One round: what `argv` writes to its standard output.
 
         about: JSON for the receiver, under 32 KiB. deterministic: run again it makes the same bytes, so that a new
-        helper can go on where one that died had been. progress: called now and then with the bytes that the receiver
-        has taken. Raises StorageError (transfer/errors.py; NoRoom: the receiver is full); GateClosed, HelperDied.
+        helper can go on where one that died had been; and they have checksums of their own, as those of btrfs and ZFS.
+        progress: called now and then with the bytes that the receiver has taken. Raises StorageError
+        (transfer/errors.py; NoRoom: the receiver is full); GateClosed, HelperDied.
         """
         ...
 

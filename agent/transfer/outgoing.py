@@ -65,7 +65,13 @@ class TcpOutgoing:
         if self._broken is not None:
             raise self._broken
         self._number += 1
-        self._order = {"number": self._number, "argv": list(argv), "about": about or {}, "again": False}
+        self._order = {
+            "number": self._number,
+            "argv": list(argv),
+            "about": about or {},
+            "deterministic": deterministic,
+            "again": False,
+        }
         self._progress, self._began = progress, time.monotonic()
         self._deterministic = deterministic
         result: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()

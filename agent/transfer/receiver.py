@@ -10,7 +10,6 @@ import os
 import select
 import socket
 import time
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum, auto
@@ -19,6 +18,7 @@ from typing import Any
 from drover.agent.helper.wire import error_from_wire, error_to_wire
 from drover.agent.storage.base import StorageError
 from drover.agent.transfer.checking import Checking
+from drover.agent.transfer.checksum import checksum
 from drover.agent.transfer.command import Command
 from drover.agent.transfer.control import AgentGone, Control, close_all
 from drover.agent.transfer.errors import ConnectionCut, PeerSilent, StreamDamaged, from_peer, to_peer
@@ -64,6 +64,7 @@ class Receiver:
         self._complains = False
         self._piece = memoryview(b"")
         """What the command has not taken yet."""
+        self._sampled = False
         self._taken = self._crc = self._acked = 0
         self._acked_at = self._mentioned = 0.0
         self._check: dict[str, Any] = {}
@@ -209,6 +210,7 @@ class Receiver:
         elif kind is Kind.BEGIN and isinstance(number, int) and number > self._number:
             self._fail(ConnectionCut(f"{self._terms.sender} has begun anew"))
             self._number, self._phase, self._outcome = number, Phase.ASKED, None
+            self._sampled = message.get("sampled") is True
             self._taken = self._crc = self._acked = 0
             self._control.say({"begun": {"number": number, "about": message.get("about", {})}})
         elif number != self._number:
@@ -227,7 +229,7 @@ class Receiver:
             self._piece = memoryview(b"")
             self._command_ended(command)
             return
-        self._crc = zlib.crc32(self._piece[:length], self._crc)
+        self._crc = checksum(self._piece[:length], self._taken, self._crc, self._sampled)
         self._taken += length
         self._piece = self._piece[length:]
 

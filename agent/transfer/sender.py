@@ -9,13 +9,13 @@ import os
 import select
 import socket
 import time
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 from drover.agent.helper.wire import error_to_wire
 from drover.agent.storage.base import StorageError
+from drover.agent.transfer.checksum import checksum
 from drover.agent.transfer.command import Command
 from drover.agent.transfer.control import AgentGone, Control
 from drover.agent.transfer.errors import ConnectionCut, StreamDamaged, from_peer, to_peer
@@ -49,12 +49,12 @@ class Sender:
         """Whether the command still says something on its standard error."""
         self._number = 0
         self._about: dict[str, Any] = {}
-        self._sending = False
+        self._sending = self._sampled = False
         self._cursor = 0
         """Bytes of the stream that were given to the wire."""
         self._whole = self._end_said = False
         self._skip: tuple[int, int] | None = None
-        """Bytes and CRC-32 of what the receiver has from an earlier helper: made again, but not sent."""
+        """Bytes and checksum of what the receiver has from an earlier helper: made again, but not sent."""
         self._skipped = self._skipped_crc = 0
         self._mentioned = 0.0
         self._finishing = False
@@ -141,7 +141,8 @@ class Sender:
     def _send(self, order: dict[str, Any]) -> None:
         self._number, self._about = order["number"], order["about"]
         self._sending, self._whole, self._skip = True, False, None
-        self._ring.begin(0, 0)
+        self._sampled = order["deterministic"] or self._terms.files is not None
+        self._ring.begin(0, 0, self._sampled)
         self._rewind(0)
         if order["again"] and self._welcome.get("number") == self._number:
             if outcome := self._welcome["outcome"]:
@@ -181,14 +182,14 @@ class Sender:
                     command.close_pipe()
                     self._command_ended(command)
                     return
+                self._skipped_crc = checksum(memoryview(made), self._skipped, self._skipped_crc, self._sampled)
                 self._skipped += len(made)
-                self._skipped_crc = zlib.crc32(made, self._skipped_crc)
         if self._skipped == until:
             if self._skipped_crc != crc:
                 self._abort(StreamDamaged("made again, the stream is another one: begin the round again"))
                 return
             self._skip = None
-            self._ring.begin(until, crc)
+            self._ring.begin(until, crc, self._sampled)
             self._rewind(until)
 
     def _command_ended(self, command: Command) -> None:
@@ -221,7 +222,7 @@ class Sender:
 
     def _begin(self) -> None:
         assert self._wire is not None
-        self._wire.say(Kind.BEGIN, {"number": self._number, "about": self._about})
+        self._wire.say(Kind.BEGIN, {"number": self._number, "about": self._about, "sampled": self._sampled})
 
     # What the receiver says.
 

@@ -64,13 +64,14 @@ def arrivals(tmp_path: Path) -> Arrivals:
     return Arrivals(tmp_path)
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
 async def test_rounds_arrive_one_after_the_other_and_the_answer_is_what_the_check_says(
-    a: Node, b: Node, arrivals: Arrivals, tmp_path: Path
+    a: Node, b: Node, arrivals: Arrivals, tmp_path: Path, deterministic: bool
 ) -> None:
     async with connected(a, b, arrivals) as outgoing:
         for number, size in enumerate((20 * MIB + 17, 0, 1), 1):
             file = made(tmp_path, size)
-            sent = await outgoing.send(["cat", str(file)], {"round": number})
+            sent = await outgoing.send(["cat", str(file)], {"round": number}, deterministic=deterministic)
             assert (sent.bytes, sent.answer) == (size, sha256(file))
             assert sha256(arrivals.file(number)) == sha256(file)
     assert [round_.about for round_ in arrivals.rounds] == [{"round": 1}, {"round": 2}, {"round": 3}]
@@ -110,9 +111,10 @@ async def test_a_limit_holds_on_the_wire_and_can_be_taken_away_in_the_middle(
 async def test_a_sending_command_that_fails_fails_the_round_on_both_sides_and_the_next_one_works(
     a: Node, b: Node, arrivals: Arrivals
 ) -> None:
+    fails = ["sh", "-c", "head -c 3000000 /dev/zero; echo no such snapshot >&2; exit 3"]
     async with connected(a, b, arrivals) as outgoing:
         with pytest.raises(CommandFailed, match=r"failed \(status 3\): no such snapshot"):
-            await outgoing.send(["sh", "-c", "echo half; echo no such snapshot >&2; exit 3"])
+            await outgoing.send(fails)
         assert (await outgoing.send(["echo", "whole"])).bytes == 6
     assert isinstance(arrivals.outcomes[0], CommandFailed)
     assert arrivals.outcomes[1:] == [Received(6, sha256(arrivals.file(2)))]
@@ -125,6 +127,8 @@ async def test_a_receiving_command_that_fails_is_told_to_the_sender_with_its_las
     async with connected(a, b, arrivals) as outgoing:
         with pytest.raises(CommandFailed, match=r"node-b: .*cannot find parent"):
             await outgoing.send(["sh", "-c", "yes | head -c 100000000"])
+        arrivals.argv = lambda file: ["tee", str(file)]
+        assert (await outgoing.send(["echo"])).bytes == 1
     assert isinstance(arrivals.outcomes[0], CommandFailed)
 
 

@@ -82,13 +82,14 @@ async def test_a_connection_that_is_cut_is_taken_up_again_and_neither_command_no
     assert len(arrivals.outcomes) == 1
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
 async def test_a_connection_that_is_cut_many_times_arrives(
-    a: Node, b: Node, proxy: Proxy, arrivals: Arrivals, tmp_path: Path
+    a: Node, b: Node, proxy: Proxy, arrivals: Arrivals, tmp_path: Path, deterministic: bool
 ) -> None:
     file = made(tmp_path, 20 * MIB)
     async with connected(a, b, arrivals, proxy) as outgoing:
         async with asyncio.TaskGroup() as group:
-            sending = group.create_task(outgoing.send(["cat", str(file)]))
+            sending = group.create_task(outgoing.send(["cat", str(file)], deterministic=deterministic))
             outgoing.limit(20 * MIB)
             for _ in range(5):
                 proxy.passed = 0
