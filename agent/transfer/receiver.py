@@ -103,9 +103,8 @@ class Receiver:
         if self._checking is not None and self._checking.fileno() in ready:
             self._checked(self._checking)
         if (wire := self._wire) is not None:
-            wire.flush()
             listening = self._listens
-            if listening:
+            if listening and (wire.fileno() in ready or wire.buffered):
                 self._hear(wire)
             self._acknowledge(time.monotonic())
             wire.flush()

@@ -92,8 +92,10 @@ class Sender:
             elif command.ended in ready and not command.piped:
                 self._command_ended(command)
         if (wire := self._wire) is not None:
-            wire.flush()
-            while self._wire is wire and (frame := wire.next()):
+            if wire.pending:
+                wire.flush()
+            heard = wire.fileno() in ready or wire.buffered
+            while heard and self._wire is wire and (frame := wire.next()):
                 self._heard(frame[0], parsed(frame[1]))
             if self._wire is wire:
                 wire.keep_alive(listening=True)
