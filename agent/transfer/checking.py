@@ -4,6 +4,7 @@ that somebody is still there. Standard library only."""
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import threading
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from drover.agent.storage.base import StorageError
 from drover.agent.transfer.errors import VerificationFailed
+from drover.agent.transfer.wire import LARGEST
 
 
 class Checking:
@@ -35,6 +37,8 @@ class Checking:
         try:
             module, _, name = function.partition(":")
             self.answer = getattr(importlib.import_module(module), name)(**arguments)
+            if len(json.dumps(self.answer)) > LARGEST // 2:
+                raise ValueError(f"it answers with more than {LARGEST // 2} bytes")
         except StorageError as error:
             self.error = error
         except Exception as error:  # noqa: BLE001 - whatever it is, the round has not arrived

@@ -7,6 +7,7 @@ import os
 import select
 import shlex
 import subprocess
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal
@@ -17,6 +18,8 @@ from drover.agent.transfer.wire import CHUNK
 
 KEPT = 4096
 """Bytes kept of what it says on its standard error: the last ones."""
+SHOWN = 300
+"""Characters of its name and arguments that are told."""
 KILL_TIMEOUT = 5.0
 FULL = ("No space left on device", "Disk quota exceeded", "out of space")
 
@@ -26,11 +29,11 @@ class Command:
 
     def __init__(self, argv: Sequence[str], end: Literal["stdin", "stdout"]) -> None:
         """end: which of its ends is the pipe. Raises CommandFailed where it cannot be started."""
-        self._argv = list(argv)
+        self._shown = textwrap.shorten(shlex.join(argv), SHOWN, placeholder="…")
         pipe, other = subprocess.PIPE, subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
-                self._argv,
+                list(argv),
                 stdin=pipe if end == "stdin" else other,
                 stdout=pipe if end == "stdout" else other,
                 stderr=subprocess.PIPE,
@@ -81,7 +84,7 @@ class Command:
             return None
         lines = self._said.decode(errors="replace").strip().splitlines()[-5:]
         how = f"was killed by signal {-status}" if status < 0 else f"failed (status {status})"
-        text = f"'{shlex.join(self._argv)}' {how}: {'; '.join(lines) or 'it said nothing'}"
+        text = f"'{self._shown}' {how}: {'; '.join(lines) or 'it said nothing'}"
         return NoRoom(text) if any(word in line for word in FULL for line in lines) else CommandFailed(text)
 
     def kill(self) -> None:
@@ -90,7 +93,7 @@ class Command:
         if self._process.poll() is None:
             self._process.kill()
             if not select.select([self.ended], [], [], KILL_TIMEOUT)[0]:
-                raise SystemExit(f"'{shlex.join(self._argv)}' hangs in the kernel")
+                raise SystemExit(f"'{self._shown}' hangs in the kernel")
         self._process.wait()
 
     def close(self) -> None:

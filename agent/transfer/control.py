@@ -62,7 +62,11 @@ class Control:
 
 
 def packed(message: Mapping[str, Any]) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode()
+    """Raises ValueError where it is too long: a command's arguments are."""
+    packet = json.dumps(message, separators=(",", ":")).encode()
+    if len(packet) > LARGEST:
+        raise ValueError(f"a message to or from a relay of {len(packet)} bytes is longer than {LARGEST}")
+    return packet
 
 
 def close_all(descriptors: list[int]) -> None:

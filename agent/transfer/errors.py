@@ -50,6 +50,9 @@ class VerificationFailed(TransferError):
     """Everything arrived, and the receiver's own check of the result failed."""
 
 
+LONGEST = 8000
+"""Characters of a text that travels."""
+
 _TRAVELS: Mapping[str, type[StorageError]] = {
     kind.__name__: kind
     for kind in (NoRoom, NotTrusted, PeerRefused, PeerSilent, ConnectionCut, CommandFailed, StreamDamaged)
@@ -59,7 +62,7 @@ _TRAVELS: Mapping[str, type[StorageError]] = {
 def to_peer(error: Exception) -> dict[str, str]:
     """As JSON. What is no class that both sides act on travels as VerificationFailed: its text says what it was."""
     kind = type(error).__name__ if type(error) in _TRAVELS.values() else VerificationFailed.__name__
-    return {"kind": kind, "text": str(error) or type(error).__name__}
+    return {"kind": kind, "text": (str(error) or type(error).__name__)[:LONGEST]}
 
 
 def from_peer(message: Mapping[str, Any], node: str) -> StorageError:

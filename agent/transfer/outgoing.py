@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import socket
@@ -24,6 +25,8 @@ log = logging.getLogger("drover.transfer")
 SO_MAX_PACING_RATE = 47
 """linux/asm-generic/socket.h; Python does not know it."""
 UNLIMITED = (1 << 64) - 1
+ABOUT = 1 << 15
+"""Bytes of what is said about a round, as JSON."""
 AGAIN = 0.1
 """Seconds between two tries to connect again, doubled up to 2."""
 
@@ -64,6 +67,8 @@ class TcpOutgoing:
     ) -> Sent:
         if self._broken is not None:
             raise self._broken
+        if len(json.dumps(about)) > ABOUT:
+            raise ValueError(f"what is said about a round is longer than {ABOUT} bytes")
         self._number += 1
         self._order = {
             "number": self._number,
@@ -76,9 +81,14 @@ class TcpOutgoing:
         self._deterministic = deterministic
         result: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
         self._result = result
-        if self._ready:
-            self._relays.order({"send": self._order})
+        assert self._attending is not None
         try:
+            if self._ready:
+                self._relays.order({"send": self._order})
+            either: set[asyncio.Future[Any]] = {result, self._attending}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                self._attending.result()  # a fault of ours, which nobody else would hear of
             return await result
         except asyncio.CancelledError:
             if self._broken is None:

@@ -144,7 +144,12 @@ async def test_a_full_target_is_said_as_that(a: Node, b: Node, arrivals: Arrival
 
 
 @pytest.mark.parametrize(
-    ("job", "said"), [("not_there", "node-b: the snapshot is not there"), ("broken", "KeyError: 'surprise'")]
+    ("job", "said"),
+    [
+        ("not_there", "node-b: the snapshot is not there"),
+        ("broken", "KeyError: 'surprise'"),
+        ("talkative", "more than"),
+    ],
 )
 async def test_nothing_is_done_where_the_receivers_check_fails(
     a: Node, b: Node, arrivals: Arrivals, job: str, said: str
@@ -173,6 +178,17 @@ async def test_a_command_that_cannot_be_started_is_said(a: Node, b: Node, arriva
         arrivals.argv = lambda file: ["no-such-receiver"]
         with pytest.raises(CommandFailed, match="node-b: 'no-such-receiver' cannot be started"):
             await outgoing.send(["echo"])
+
+
+async def test_what_is_too_long_to_be_said_is_not_begun(a: Node, b: Node, arrivals: Arrivals) -> None:
+    async with connected(a, b, arrivals) as outgoing:
+        with pytest.raises(ValueError, match="longer than 32768 bytes"):
+            await outgoing.send(["echo"], {"text": "x" * 40_000})
+        with pytest.raises(CommandFailed, match="failed"):
+            await outgoing.send(["sh", "-c", "exit 1", "x" * 100_000])
+        with pytest.raises(ValueError, match="is longer than"):
+            await outgoing.send(["true", "x" * 200_000])
+        assert (await outgoing.send(["echo"])).bytes == 1
 
 
 async def test_a_data_port_that_nobody_listens_on_is_said(a: Node, b: Node) -> None:

@@ -32,3 +32,7 @@ def broken() -> None:
 
 def nothing() -> None:
     """All is well."""
+
+
+def talkative() -> str:
+    return "x" * 100_000
