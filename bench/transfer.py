@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import result, write
+from bench.synced import SNAPSHOT, synced
 from drover.agent.tls import Files
 from drover.agent.transfer.base import Check, Outgoing, Waits
 from tests.certificates import Certificates
@@ -29,23 +30,10 @@ from tests.contract.transfer_stage import Arrivals, connected, node
 
 ROOT = Path(__file__).parents[1]
 LARGE, SMALL = 10 << 20, 4 << 10
-SNAPSHOT = "snapshot"
 
 
 def run(*command: str | Path) -> None:
     subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def synced(pool: str) -> float:
-    """The receiver's check: everything is on the disk, and the snapshot is whole. Returns the seconds it took."""
-    began = time.monotonic()
-    run("btrfs", "filesystem", "sync", pool)
-    shown = subprocess.run(
-        ["btrfs", "property", "get", f"{pool}/{SNAPSHOT}", "ro"], check=True, capture_output=True, text=True
-    )
-    if shown.stdout.strip() != "ro=true":
-        raise RuntimeError(f"{pool}/{SNAPSHOT} is not whole")
-    return time.monotonic() - began
 
 
 @dataclass(frozen=True)
@@ -179,7 +167,7 @@ async def measure(directory: Path, pools: Pools, flags: list[str], runs: int) ->
             arrivals = Arrivals(
                 directory,
                 argv=lambda _: ["btrfs", "receive", "-q", str(pools.target)],
-                check=lambda _: Check("bench.transfer:synced", {"pool": str(pools.target)}),
+                check=lambda _: Check("bench.synced:synced", {"pool": str(pools.target)}),
             )
             return await stack.enter_async_context(connected(a, b, arrivals))
 
