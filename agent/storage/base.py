@@ -13,11 +13,11 @@ the back end (`Volume.object`) from the dataset's uid, so that a new dataset und
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from drover.agent.guard.ladder import Cut
 
@@ -162,6 +162,23 @@ def check_token(stored: Token, mine: Token) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """Of local copies. guid: the same on every node that has it. name: unique for one dataset, in order of time."""
+
+    guid: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Sending:
+    """How a snapshot is sent: a command that writes it to its standard output. full: nothing is common, so all of it
+    is."""
+
+    command: tuple[str, ...]
+    full: bool
+
+
 class Runner(Protocol):
     """Runs a function that can write to storage in a helper process, inside the dataset's cgroup and behind the gate.
 
@@ -257,8 +274,64 @@ class Backend(Protocol):
         out, or whose token cannot be read, could be given to the wrong node. Raises StorageError where one cannot."""
         ...
 
-    async def copies(self, volume: Volume) -> Sequence[str]:
-        """Local copies: ids of the snapshots here, newest last. Others: nothing."""
+
+@runtime_checkable
+class LocalCopies(Backend, Protocol):
+    """What the family of local copies has besides. A dataset's data is on the nodes that have a copy, and nowhere else.
+
+    The holder has the working copy; all have read-only snapshots. A working copy is of one epoch, whose token is stored
+    with it; `publish` takes no other. `create` makes the first one, `materialise` those of later epochs.
+    """
+
+    async def materialise(self, volume: Volume, token: Token, base: str | None, written: int) -> str:
+        """The working copy of this epoch, stamped and durable, before anything may be written: from the snapshot
+        `base`; None: it is the one that is here, which must be of epoch `written` at least. One of an earlier epoch
+        that is not continued is set aside, and its path returned; else "". Idempotent.
+
+        Raises NotFound, Foreign, Superseded, Busy, NoRoom, GateClosed.
+        """
+        ...
+
+    async def snapshots(self, volume: Volume) -> Sequence[Snapshot]:
+        """Those here that are whole, oldest first."""
+        ...
+
+    async def presync(self, volume: Volume) -> None:
+        """What is dirty is written while the workload goes on, so that less has to be when it has stopped."""
+        ...
+
+    async def snapshot(self, volume: Volume, token: Token) -> Snapshot:
+        """Of the working copy, while it is in use or not."""
+        ...
+
+    async def seal(self, volume: Volume, token: Token) -> Snapshot:
+        """The end of an epoch here: nothing can be written to the working copy any more, and this is what is in it.
+        `publish` with the same token undoes it. Idempotent. Raises Busy while it is mounted."""
+        ...
+
+    def send(self, volume: Volume, snapshot: Snapshot, parent: Snapshot | None) -> Sending: ...
+
+    async def expect(self, volume: Volume, token: Token) -> Sequence[Snapshot]:
+        """At the target: get ready to receive from the holder, whose token this is, and say what is here already. What
+        is here is of that epoch afterwards: an earlier sender's `received` is refused. What came in part is removed."""
+        ...
+
+    def receive(self, volume: Volume) -> tuple[str, ...]:
+        """The command that receives from its standard input."""
+        ...
+
+    def arrived(self, volume: Volume, token: Token, snapshot: Snapshot) -> tuple[str, Mapping[str, Any]]:
+        """What is to run (as Runner runs it) after that command has ended well: it finds that the snapshot is whole, is
+        the one that was sent, and makes it durable; only then may anybody rely on it. It raises Damaged where it is
+        not, and has removed it then; Superseded where another epoch's has been expected meanwhile."""
+        ...
+
+    async def discard(self, volume: Volume) -> None:
+        """Removes what came in part only."""
+        ...
+
+    async def prune(self, volume: Volume, keep: Collection[str]) -> None:
+        """Removes snapshots but the newest and those whose guid is in `keep`. Does not wait for their room."""
         ...
 
 

@@ -135,9 +135,6 @@ class LoopbackBackend:
     async def stored(self) -> Sequence[Stored]:
         return await asyncio.to_thread(self._stored)
 
-    async def copies(self, volume: Volume) -> Sequence[str]:
-        return ()
-
     async def _run(self, volume: Volume, verb: str, timeout: float, **arguments: Any) -> Any:
         arguments["place"] = asdict(self._place(volume))
         return await self._runner.run(volume.dataset, f"{_VERBS}:{verb}", arguments, timeout)

@@ -26,7 +26,8 @@ from drover.coordinator.clock import read_clock
 class Traits:
     """What the suite must know. size, larger: bytes. too_small: bytes that `refuse` refuses for `fs`. grows_mounted:
     else `grow` says that it happens at the next publish. lose: make the volume's data vanish behind Drover's back.
-    stored: a digest of all bytes that the storage holds of it now."""
+    stored: a digest of all bytes that the storage holds of it now. file: where a path that a local copy names can be
+    read."""
 
     size: int
     larger: int
@@ -35,6 +36,7 @@ class Traits:
     grows_mounted: bool
     lose: Callable[[Volume], None]
     stored: Callable[[Volume], str]
+    file: Callable[[str], Path] = Path
 
 
 class Gate:

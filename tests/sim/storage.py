@@ -344,9 +344,6 @@ class SimBackend:
             for i in mine
         ]
 
-    async def copies(self, volume: Volume) -> Sequence[str]:
-        return ()
-
     async def _job(self, volume: Volume, body: Callable[[], Awaitable[T]]) -> T:
         """As `HelperPool.run`: enters the cgroup, then asks the gate, then works."""
         machine, round_ = self._machine, self._guard.round

@@ -1,0 +1,166 @@
+"""Where a dataset is in a btrfs pool, and what is there of it. Standard library only.
+
+    <pool>/<uid>/volume.json           whose it is, and the fencing token (sidecar.py)
+    <pool>/<uid>/live                  the working copy: the only subvolume that is ever mounted for a workload
+    <pool>/<uid>/snapshots/<name>/data      read-only; name: <epoch>.<sequence>, made in that epoch, here or elsewhere
+    <pool>/<uid>/snapshots/<name>.end/data  the working copy itself, as its epoch ended: read-only, and the last
+    <pool>/<uid>/incoming/data              what is being received; removed before the next one comes
+    <pool>/<uid>/next                       made of the newest snapshot: the working copy, should this node be the next
+    <pool>/<uid>/diverged-<epoch>           a working copy that a later epoch has left behind; only people delete it
+
+What has arrived, is whole and durable becomes a snapshot by renaming `incoming`: a read-only subvolume itself cannot be
+moved to another directory. A working copy is always made as a writable snapshot of a read-only one, so it never says
+that it was received, and the read-only ones on two nodes can each be the other's parent.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from drover.agent.storage import btrfs_ioctl
+from drover.agent.storage.base import Foreign, NoRoom, NotFound, Snapshot, StorageError
+from drover.agent.storage.btrfs_ioctl import Subvolume
+from drover.agent.storage.sidecar import Sidecar
+from drover.coordinator.sizes import format_size
+
+END = ".end"
+_DATA = "data"
+UID = re.compile(r"[0-9a-f]{4,64}")
+_NAME = re.compile(r"(\d{6,})\.(\d{6})(\.end)?")
+
+
+@dataclass(frozen=True)
+class Place:
+    """pool: a directory of a mounted btrfs, absolute, without symbolic links."""
+
+    pool: str
+    dataset: str
+    uid: str
+
+    @property
+    def directory(self) -> str:
+        return os.path.join(self.pool, self.uid)
+
+    @property
+    def sidecar(self) -> str:
+        return os.path.join(self.directory, "volume.json")
+
+    @property
+    def live(self) -> str:
+        return os.path.join(self.directory, "live")
+
+    @property
+    def next(self) -> str:
+        return os.path.join(self.directory, "next")
+
+    @property
+    def snapshots(self) -> str:
+        return os.path.join(self.directory, "snapshots")
+
+    @property
+    def incoming(self) -> str:
+        return os.path.join(self.directory, "incoming")
+
+    @property
+    def arriving(self) -> str:
+        return os.path.join(self.incoming, _DATA)
+
+    def snapshot(self, name: str) -> str:
+        return os.path.join(self.snapshots, name, _DATA)
+
+    def diverged(self, epoch: int) -> str:
+        """A name that is free."""
+        path, more = os.path.join(self.directory, f"diverged-{epoch}"), 1
+        while os.path.lexists(path):
+            more += 1
+            path = os.path.join(self.directory, f"diverged-{epoch}-{more}")
+        return path
+
+
+def order(name: str) -> tuple[int, int]:
+    """Of a snapshot's name: epoch and sequence. Raises ValueError where it is none."""
+    if (found := _NAME.fullmatch(name)) is None:
+        raise ValueError(f"{name!r} is no snapshot's name")
+    return int(found[1]), int(found[2])
+
+
+def subvolumes(at: Place) -> list[tuple[str, Subvolume]]:
+    """The read-only snapshots that are whole, oldest first, by name."""
+    try:
+        names = [name for name in os.listdir(at.snapshots) if _NAME.fullmatch(name)]
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in sorted(names, key=order):
+        subvolume = btrfs_ioctl.info(at.snapshot(name))
+        if subvolume is not None and subvolume.read_only:
+            found.append((name, subvolume))
+    return found
+
+
+def snapshots(at: Place) -> list[Snapshot]:
+    return [Snapshot(subvolume.guid, name) for name, subvolume in subvolumes(at)]
+
+
+def next_name(at: Place, epoch: int) -> str:
+    taken = [order(name) for name in os.listdir(at.snapshots) if _NAME.fullmatch(name)]
+    sequence = max((number for its, number in taken if its == epoch), default=0) + 1
+    return f"{epoch:06d}.{sequence:06d}"
+
+
+def make_directories(at: Place) -> None:
+    """Raises OSError."""
+    for path in (at.directory, at.snapshots, at.incoming):
+        os.makedirs(path, mode=0o700, exist_ok=True)
+
+
+def stranger(at: Place) -> bool:
+    """Whether something is there that is not ours, while there is no record of whose it is."""
+    if not os.path.exists(at.directory):
+        return False
+    ours = {os.path.basename(path) for path in (at.snapshots, at.incoming, f"{at.sidecar}.tmp")}
+    inside = [os.listdir(path) for path in (at.snapshots, at.incoming) if os.path.isdir(path)]
+    return bool(set(os.listdir(at.directory)) - ours or any(inside))
+
+
+def record(at: Place) -> Sidecar:
+    """Raises NotFound, Foreign, Damaged."""
+    found = Sidecar.read(at.sidecar)
+    if found is None:
+        raise unknown(at) if os.path.exists(at.directory) else missing(at)
+    if not found.formatted:
+        raise NotFound(f"{at.directory} was never finished: the volume must be created first")
+    return found
+
+
+def missing(at: Place) -> NotFound:
+    return NotFound(
+        f"{at.directory} is not there: look whether the pool is the right one and mounted; Drover never makes an empty "
+        "file system in its place"
+    )
+
+
+def unknown(at: Place) -> Foreign:
+    return Foreign(
+        f"{at.directory} has no record of whose it is ({at.sidecar} is missing): nothing was touched; put it back"
+    )
+
+
+@contextmanager
+def room(at: Place) -> Iterator[None]:
+    """A full pool becomes NoRoom; what else the kernel says is said with the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            found = os.statvfs(at.pool)
+            free = format_size(found.f_bavail * found.f_frsize)
+            raise NoRoom(
+                f"no room in {at.pool} ({error.strerror}; {free} free): delete something or enlarge it"
+            ) from error
+        raise StorageError(f"{at.dataset} in {at.pool}: {error.strerror} ({error.filename or 'ioctl'})") from error
