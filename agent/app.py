@@ -7,19 +7,22 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
 import drover
 from drover.agent import control, testify
+from drover.agent.addresses import host_port, joined
 from drover.agent.api import http, rpc
+from drover.agent.api.copies import Asking
 from drover.agent.backends import make_backends
 from drover.agent.cgroups import Cgroups
 from drover.agent.config import Settings
 from drover.agent.config_errors import ConfigError
 from drover.agent.connect import connect
+from drover.agent.copying import Copier
 from drover.agent.execute import Executor
 from drover.agent.guard.client import Guard
 from drover.agent.guard.settings import Files, GuardSettings
@@ -31,6 +34,7 @@ from drover.agent.leave import Hands, Leave
 from drover.agent.local import Local
 from drover.agent.machine import boot_id
 from drover.agent.preparer import Preparer
+from drover.agent.receiving import Receiver
 from drover.agent.reporter import Reporter
 from drover.agent.sight import Sight
 from drover.agent.storage.base import Backend, Family
@@ -159,7 +163,8 @@ class Agent:
     async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
         listen = self._settings.listen
         files = self._settings.tls.files if self._settings.tls else None
-        await stack.enter_async_context(rpc.serving(self._sight, listen.grpc, files))
+        receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
+        await stack.enter_async_context(rpc.serving(self._sight, listen.grpc, files, receiver=receiver))
         plain, anyone = listen.http_clients == "plain", listen.http_clients == "any"
         await stack.enter_async_context(
             http.serving(self._sight, self._telemetry, listen.http, None if plain else files, anyone)
@@ -175,6 +180,18 @@ class Agent:
                     self._telemetry.certificate(name, Current([path], partial(expires, path)).get)
                 except (OSError, ValueError) as error:
                     raise ConfigError(key, str(error)) from None
+
+    def _copier(self, member: Member, changed: Callable[[str], None]) -> Copier | None:
+        """Of one incarnation. None: no back end here has local copies."""
+        if self._data_path is None:
+            return None
+
+        def address(node: str) -> str:
+            found = member.view.cluster.nodes.get(node)
+            return found.record.grpc if found else ""
+
+        files = self._settings.tls.files if self._settings.tls else None
+        return Copier(Asking(self._settings.node, address, files).ask, self._data_path, changed)
 
     def gate(self) -> Deadline | None:
         return self._member.gate() if self._member and self.gate_is_open() else None
@@ -269,6 +286,8 @@ class Agent:
             self._telemetry,
             helpers,
         )
+        copier = self._copier(member, lambda name: workers.wake(name))
+        execute.copier = copier
         shared = Shared(member, execute, reporter, allowed, self._leave)
         workers = self._workers = Workers(shared)
         janitor = Janitor(member.view, self._runtimes)
@@ -288,6 +307,8 @@ class Agent:
             group.create_task(reporter.run())
             group.create_task(ignored.run())
             group.create_task(local.run())
+            if copier is not None:
+                group.create_task(copier.run())
             group.create_task(workers.run())
             group.create_task(janitor.run())
             group.create_task(preparer.run())
@@ -398,6 +419,7 @@ class Agent:
             boot=boot_id(),
             lease=0,
             address=settings.address,
+            grpc=joined(settings.address, host_port(settings.listen.grpc)[1]) if settings.address else "",
             backends=tuple(sorted(self._backends)),
             limits={name: backend.limits for name, backend in self._backends.items()},
             version=drover.__version__,

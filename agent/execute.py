@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from drover.agent.copying import Copier, Sent
 from drover.agent.helper.pool import HelperPool
 from drover.agent.local import Local, volume_of
+from drover.agent.rounds import Copying
 from drover.agent.steps import (
     Activate,
     Clear,
@@ -18,26 +20,29 @@ from drover.agent.steps import (
     Destroy,
     Grow,
     Handover,
+    LastIncrement,
     Publish,
     Refresh,
     Refuse,
     Release,
+    Replicate,
     Reput,
     StartWorkload,
     Step,
+    StopReplicating,
     StopWorkload,
     TakeClaim,
     Touch,
     Unpublish,
 )
-from drover.agent.storage.base import Backend, NotFound, StorageError, Token, Volume
+from drover.agent.storage.base import Backend, Family, LocalCopies, NotFound, StorageError, Token, Volume
 from drover.agent.telemetry import Telemetry
 from drover.agent.workloads.base import Runtime, WorkloadError
 from drover.coordinator.member import Member
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.placement import MAX_UNIT
 from drover.coordinator.records import Holder, State
-from drover.coordinator.specs import DatasetSpec
+from drover.coordinator.specs import MAX_CUTOVER, DatasetSpec
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +72,15 @@ class Executor:
     mount_root: Path
     telemetry: Telemetry
     helpers: HelperPool
+    copier: Copier | None = None
+    """None: no back end here has local copies."""
     cutovers: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By dataset: an epoch, and the milliseconds for which it was mounted nowhere when that began."""
     _down: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def copying(self) -> Mapping[str, Copying]:
+        return self.copier.states if self.copier is not None else {}
 
     def path(self, dataset: str) -> Path:
         return self.mount_root / dataset
@@ -116,6 +127,14 @@ class Executor:
                 await backend.unpublish(volume)
             case Handover(names, to, because):
                 await self._handover(*_split(unit, names), to, because)
+            case Replicate(name, to):
+                self._replicate(unit[name], to)
+            case StopReplicating(name):
+                if self.copier is not None:
+                    await self.copier.stop(name)
+            case LastIncrement(name):
+                if self.copier is not None:
+                    await self.copier.last(name)
             case Release(names, because):
                 self._check_free(names)
                 await self.member.verbs.release([unit[n] for n in names], because)
@@ -146,6 +165,8 @@ class Executor:
         wrong = await (backend.reach(volume) if there else backend.health())
         if wrong is not None:
             raise Unreachable(wrong)
+        if there and d.tenure is not None and d.tenure.copies and isinstance(backend, LocalCopies):
+            await backend.materialise(volume, self._token(d), d.tenure.base, d.tenure.written)
         activated, _ = await asyncio.gather(self.member.verbs.activate(d), self.helpers.prepare(d.name))
         if not activated:
             self.helpers.unprepare(d.name)
@@ -173,7 +194,7 @@ class Executor:
         if isinstance(d.spec, DatasetSpec) and (wrong := backend.limits.refuse(d.spec.size, d.spec.fs)):
             raise StorageError(wrong)
         object_ = await backend.create(volume, self._token(d))
-        await self.member.verbs.born(d, object_)
+        await self.member.verbs.born(d, object_, backend.family is Family.LOCAL_COPIES)
 
     async def _publish(self, d: Dataset) -> None:
         backend, volume = self._at(d)
@@ -204,7 +225,14 @@ class Executor:
     async def _handover(self, datasets: list[Dataset], beside: list[Dataset], to: str, because: str) -> None:
         self._check_free(d.name for d in datasets)
         down = [at for d in datasets if (at := self._down.pop(d.name, None)) is not None]
-        await self.member.verbs.handover(datasets, to, because, beside, down=min(down, default=None))
+        bases = {d.name: c.base for d in datasets if (c := self.copying.get(d.name)) and c.base is not None}
+        await self.member.verbs.handover(datasets, to, because, beside, down=min(down, default=None), bases=bases)
+
+    def _replicate(self, d: Dataset, to: str) -> None:
+        backend, volume = self._at(d)
+        if self.copier is not None and isinstance(backend, LocalCopies):
+            limit = d.spec.max_cutover if isinstance(d.spec, DatasetSpec) else MAX_CUTOVER
+            self.copier.start(Sent(backend, volume, self._token(d), limit), to)
 
     async def _destroy(self, d: Dataset) -> None:
         if d.tenure is None or d.tenure.state is not State.ACTIVE:

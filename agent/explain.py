@@ -60,7 +60,9 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
         status = _with(status, reason=f"attached as {here.device}")
     match decision:
         case Give(to):
-            status = _with(status, phase=Phase.MOVING, reason=f"to {to}")
+            copying = s.copying.get(d.name)
+            words = f"to {to}: {copying.words}" if copying else f"to {to}"
+            status = _with(status, phase=Phase.MOVING, reason=words)
         case Dismiss(because=because):
             status = _with(status, phase=Phase.MOVING, reason=because)
         case Park(because):

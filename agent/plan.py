@@ -8,6 +8,8 @@ The table, for a unit (one dataset, or those that belong together), from top to 
     or is mine, but not yet to be written
     mine, from before this life of the agent           touch it: nothing sent earlier can commit any more
     this node shuts down                               as the next two, or stop workloads → unpublish
+    wanted elsewhere, copies of its own on each node   replicate, while all goes on as if it were not; then as below,
+                                                       with the last increment before the hand-over
     wanted elsewhere                                   stop workloads → unpublish → hand over
     not wanted any more                                stop workloads → unpublish → release or destroy
     free, and this node is first                       claim
@@ -24,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drover.agent.explain import Decision, explain
+from drover.agent.rounds import Again
 from drover.agent.situation import TRIES, Situation
 from drover.agent.steps import (
     Activate,
@@ -32,13 +35,16 @@ from drover.agent.steps import (
     Destroy,
     Grow,
     Handover,
+    LastIncrement,
     Publish,
     Refresh,
     Refuse,
     Release,
+    Replicate,
     Reput,
     StartWorkload,
     Step,
+    StopReplicating,
     StopWorkload,
     TakeClaim,
     Touch,
@@ -80,6 +86,7 @@ def plan(s: Situation) -> Plan:
     decision = _decide(s)
     steps, wake = _steps(s, decision)
     parted = s.leaving is not None and not steps and isinstance(decision, Park | Nothing)
+    steps = (*(StopReplicating(name) for name in _idle(s, decision)), *steps)
     return Plan(steps, explain(s, decision), wake, isinstance(decision, Give | Dismiss | Park), parted)
 
 
@@ -113,6 +120,8 @@ def _steps(s: Situation, decision: Decision) -> tuple[tuple[Step, ...], float | 
         return tuple(Touch(d.name) for d in old), None
     match decision:
         case Give(to, because):
+            if (ahead := _ahead(s, mine, to)) is not None:
+                return ahead
             return _leave(s, mine, s.leaving is None) or (Handover(tuple(d.name for d in mine), to, because),), None
         case Dismiss(datasets, destroy, because):
             return _dismiss(s, [d for d in mine if d.name in datasets], destroy, because), None
@@ -131,6 +140,34 @@ def _steps(s: Situation, decision: Decision) -> tuple[tuple[Step, ...], float | 
             return steps, wake
         case Nothing():
             return _stop(s, [d.name for d in s.unit]), None
+
+
+def _local(mine: Sequence[Dataset]) -> list[Dataset]:
+    return [d for d in mine if d.tenure and d.tenure.copies]
+
+
+def _idle(s: Situation, decision: placement.Decision) -> list[str]:
+    """What is being sent and should not be."""
+    held = {d.name: d.tenure.epoch for d in s.mine if d.tenure}
+    return [
+        name
+        for name, copying in s.copying.items()
+        if not isinstance(decision, Give) or decision.to != copying.to or held.get(name) != copying.epoch
+    ]
+
+
+def _ahead(s: Situation, mine: Sequence[Dataset], to: str) -> tuple[tuple[Step, ...], float | None] | None:
+    """What comes before a hand-over of datasets whose data is on this node; None: nothing any more."""
+    local = _local(mine)
+    states = {d.name: s.copying.get(d.name) for d in local}
+    if any(state is None or isinstance(state.verdict, Again) for state in states.values()):
+        steps, wake = _hold(s, mine)
+        ready = [d for d in local if d.tenure and d.tenure.state is State.ACTIVE and states[d.name] is None]
+        return (*(Replicate(d.name, to) for d in ready), *steps), wake
+    if steps := _leave(s, mine):
+        return steps, None
+    rest = tuple(LastIncrement(name) for name, state in states.items() if state is not None and state.base is None)
+    return (rest, None) if rest else None
 
 
 def _running(s: Situation, datasets: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from drover.agent.rounds import Copying
 from drover.agent.storage.base import Here
 from drover.agent.workloads.base import Condition
 from drover.coordinator.protocol.dataset import Cluster, Dataset
@@ -44,7 +45,8 @@ class Situation:
 
     here: by dataset, for those with a tenure. cutovers: by dataset: milliseconds of the move or fail-over that began
     this epoch. conditions: by workload of this unit. failures: restarts in a row, by workload. claim_since: when the
-    claim that is open was first decided on. leaving: this node shuts down.
+    claim that is open was first decided on. leaving: this node shuts down. copying: datasets of the unit that are being
+    sent to another node.
     """
 
     node: str
@@ -63,6 +65,7 @@ class Situation:
     blocked: Blocked | None = None
     leaving: Leaving | None = None
     cutovers: Mapping[str, int] = field(default_factory=dict)
+    copying: Mapping[str, Copying] = field(default_factory=dict)
 
     @property
     def mine(self) -> list[Dataset]:

@@ -89,6 +89,26 @@ class Handover:
 
 
 @dataclass(frozen=True)
+class Replicate:
+    """Begin to send it while it is in use."""
+
+    dataset: str
+    to: str
+
+
+@dataclass(frozen=True)
+class StopReplicating:
+    dataset: str
+
+
+@dataclass(frozen=True)
+class LastIncrement:
+    """Nothing can be written to it here any more; then the rest is sent."""
+
+    dataset: str
+
+
+@dataclass(frozen=True)
 class Release:
     datasets: tuple[str, ...]
     because: str
@@ -115,8 +135,11 @@ Step = (
     | Unpublish
     | Handover
     | Release
+    | Replicate
+    | StopReplicating
+    | LastIncrement
     | Destroy
 )
 
-AT_STORAGE = (Clear, Create, Publish, Grow, Unpublish, Destroy)
+AT_STORAGE = (Clear, Create, Publish, Grow, Unpublish, Destroy, LastIncrement)
 """After these something else may be here than before; the others are transactions, and workloads."""

@@ -13,7 +13,7 @@ from drover.agent.leave import Leave
 from drover.agent.plan import Plan, plan
 from drover.agent.reporter import Reporter
 from drover.agent.situation import Blocked, Situation, Trouble
-from drover.agent.steps import AT_STORAGE, StartWorkload, Step, Unpublish
+from drover.agent.steps import AT_STORAGE, LastIncrement, StartWorkload, Step, Unpublish
 from drover.agent.storage.base import Busy, StorageError
 from drover.agent.workloads.base import Absent, Condition, Exited, WorkloadError
 from drover.agent.workloads.restart import restarts
@@ -138,6 +138,7 @@ class Worker:
             trouble=self._trouble,
             blocked=self._blocked,
             leaving=leaving,
+            copying={n: c for n, c in shared.execute.copying.items() if n in self.names},
             cutovers={
                 d.name: known[1]
                 for d in unit
@@ -179,7 +180,8 @@ class Worker:
             self._trouble = None
             return
         step, error = errors[0]
-        if isinstance(step, Unpublish) and step.leaving and isinstance(error, Busy):
+        in_use = isinstance(step, Unpublish) and step.leaving and isinstance(error, Busy)
+        if in_use or isinstance(step, LastIncrement):
             self._block(now, unit, str(error))
         else:
             self._failed(now, str(error), decided.leaving)

@@ -36,6 +36,8 @@ class NodeRecord(Record):
     lease: int
     address: str = ""
     backends: tuple[str, ...] = ()
+    grpc: str = ""
+    """Where other agents reach its gRPC: `host:port`."""
     limits: dict[str, Limits] = Field(default_factory=dict)
     version: str = ""
     joined: str = ""
@@ -155,7 +157,8 @@ class Tenure(Record):
     before: the node that had it in the epoch before. asked: who or what caused the epoch.
     down: when its use was stopped before this epoch, by a wall clock (Unix time, seconds): by the source for the
     handover, or by death, counted from the last heartbeat that was seen. For measuring.
-    base: local copies: the snapshot that the epoch starts from. created: the spec's create revision; another one is
+    base: local copies: the guid of the snapshot that the epoch starts from; None: it goes on with the working copy.
+    created: the spec's create revision; another one is
     another dataset of the same name. 0: whichever spec is there, until it is claimed. born: the file system was made;
     from then on missing data is an error.
     txn: random id of the transaction that wrote this, to settle unanswered ones.
@@ -175,6 +178,11 @@ class Tenure(Record):
     asked: str = ""
     down: float | None = None
     base: str | None = None
+    copies: tuple[str, ...] = ()
+    """Local copies: the nodes that have what this epoch starts from, or has written, the source of a handover first.
+    Empty: every node with the back end can reach the data."""
+    written: int = 0
+    """Local copies: the epoch that was active last, whose working copy is continued where there is no base."""
     answers: Answers = Answers()
     uid: str
     created: int

@@ -13,6 +13,9 @@ from drover.coordinator.sizes import format_size, parse_size
 Size = Annotated[int, BeforeValidator(parse_size)]
 
 
+MAX_CUTOVER = 0.2
+
+
 class DatasetSpec(UserRecord):
     """`datasets/<d>`: what a user wants. `{"backend": "loopback", "size": "10GiB"}` is enough."""
 
@@ -30,6 +33,10 @@ class DatasetSpec(UserRecord):
     reclaim: Literal["retain", "trash", "delete"] = "retain"
     """What `drover rm` does to the data: nothing, keep it for some days, destroy it. Who merely deletes the spec with
     `trash` keeps the data, as with `retain`."""
+
+    max_cutover: Annotated[float, Field(gt=0, le=3600)] = MAX_CUTOVER
+    """Local copies: seconds that the storage's part of a cut-over should take. Rounds of copying go on until it does,
+    or until another one makes it no shorter."""
 
     @field_validator("failover", mode="before")
     @classmethod

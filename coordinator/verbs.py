@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from drover.coordinator.combine import Combiner
 from drover.coordinator.keys import Keys, Kind
@@ -156,8 +157,8 @@ class Verbs:
     async def cleared(self, d: Dataset, stopped: Sequence[Holder]) -> bool:
         return await self._commit(ownership.cleared(self._seat(), d, stopped))
 
-    async def born(self, d: Dataset, object_: str) -> bool:
-        return await self._commit(ownership.born(self._seat(), d, object_))
+    async def born(self, d: Dataset, object_: str, local: bool) -> bool:
+        return await self._commit(ownership.born(self._seat(), d, object_, local))
 
     async def refresh(self, d: Dataset) -> bool:
         return await self._commit(ownership.refresh(self._seat(), d))
@@ -188,6 +189,7 @@ class Verbs:
         beside: Sequence[Dataset],
         refused: bool = False,
         down: float | None = None,
+        bases: Mapping[str, str] = MappingProxyType({}),
     ) -> bool:
         """Settled: False means that it has not happened and never will. beside: the others of the unit. down: Unix time
         when their use was stopped."""
@@ -195,7 +197,7 @@ class Verbs:
         if target is None:
             return False
         seat = self._seat()
-        txn = ownership.handover(seat, datasets, to, target, because, refused, down, beside)
+        txn = ownership.handover(seat, datasets, to, target, because, refused, down, beside, bases)
         return await self._settled(seat, datasets, txn)
 
     async def release(self, datasets: Sequence[Dataset], because: str, refused: bool = False) -> bool:

@@ -37,7 +37,7 @@ from drover.agent.storage.base import (
 from drover.agent.storage.btrfs_place import UID, Place
 from drover.agent.storage.mounts import Mount
 from drover.agent.storage.sidecar import Sidecar
-from drover.coordinator.records import Limits
+from drover.coordinator.specs import Limits
 
 log = logging.getLogger("drover.storage")
 

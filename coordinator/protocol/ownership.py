@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from drover.coordinator.keys import Keys
 from drover.coordinator.protocol import placement
@@ -153,6 +154,12 @@ def _claimed(seat: Seat, d: Dataset, uid: str, told: dict[str, object]) -> Tenur
         base = {"uid": uid, "created": d.spec_created, "backend": d.spec.backend, "reclaim": d.spec.reclaim}
     else:
         raise ValueError(f"{d.name} has neither data nor a usable spec")
+    answers = d.asks
+    if old is not None and d.kept and old.copies:
+        if old.state is State.ACTIVE:
+            base |= {"base": None}
+        if answers.value != seat.node:
+            answers = old.answers  # whoever has the data took it, to send it on to where it is wanted
     return Tenure.model_validate(
         base
         | {
@@ -165,7 +172,7 @@ def _claimed(seat: Seat, d: Dataset, uid: str, told: dict[str, object]) -> Tenur
             "refused": old.refused if old else (),
             "source": "",
             "before": old.node if old else "",
-            "answers": d.asks,
+            "answers": answers,
             "txn": seat.txn,
         }
         | told
@@ -182,16 +189,18 @@ def activate(seat: Seat, d: Dataset) -> Txn:
     tenure = _held(d)
     if tenure.unfenced or tenure.state is not State.ASSIGNED:
         raise ValueError(f"{d.name} cannot be activated: {tenure.state}, {len(tenure.unfenced)} not cut off")
-    then: list[Put | Delete] = [_rewrite(seat, d, state=State.ACTIVE, refused=(), since=seat.at)]
+    here: dict[str, object] = {"copies": (seat.node,), "written": tenure.epoch} if tenure.copies else {}
+    then: list[Put | Delete] = [_rewrite(seat, d, state=State.ACTIVE, refused=(), since=seat.at, **here)]
     if tenure.epoch > HISTORY:
         first = tenure.epoch - HISTORY + 1
         then.append(Delete(seat.keys.history(d.name, 0), seat.keys.history(d.name, first)))
     return _txn(seat, [_owner(seat, d)], then)
 
 
-def born(seat: Seat, d: Dataset, object_: str) -> Txn:
-    """The file system has been made: from now on missing data is an error."""
-    return _txn(seat, [_owner(seat, d)], [_rewrite(seat, d, born=True, object=object_)])
+def born(seat: Seat, d: Dataset, object_: str, local: bool = False) -> Txn:
+    """The file system has been made: from now on missing data is an error. local: it is on this node only."""
+    here: dict[str, object] = {"copies": (seat.node,), "written": _held(d).epoch} if local else {}
+    return _txn(seat, [_owner(seat, d)], [_rewrite(seat, d, born=True, object=object_, **here)])
 
 
 def refresh(seat: Seat, d: Dataset) -> Txn:
@@ -223,6 +232,8 @@ def may_clear(holder: Holder, d: Dataset, fence: Fence | None) -> bool:
     """
     if fence is None:
         return False
+    if d.tenure is not None and d.tenure.copies:
+        return True  # nobody else has the data, so only the node itself, or one that holds the same base, takes over
     if fence.evidence is not Evidence.SILENCE or fence.armed:
         return True
     return isinstance(d.spec, DatasetSpec) and d.spec.fencing == "cooperative"
@@ -243,12 +254,14 @@ def handover(
     refused: bool = False,
     down: float | None = None,
     beside: Sequence[Dataset] = (),
+    bases: Mapping[str, str] = MappingProxyType({}),
 ) -> Txn:
     """Re-bind datasets that I hold, and no longer use in any way, to another node's lease: all or none.
 
     refused: I could not activate them, and say so, so that they do not come back to me first. down: when I stopped
     using them (Unix time, seconds). beside: the other datasets of the unit: a claim of mine of one of them that was
-    never answered may have bound it to me.
+    never answered may have bound it to me. bases: by dataset with local copies: the guid of what the target has
+    received last, whole and durable. Raises ValueError where the target has not what the epoch would start from.
     """
     keys = seat.keys
     compare: list[Compare] = [
@@ -278,10 +291,19 @@ def handover(
                 "asked": asked,
                 "down": down,
                 "txn": seat.txn,
+                **_sent(seat, d.name, old, to, bases.get(d.name)),
             }
         )
         then += [*_bind(seat, d.name, tenure, target.lease), _remember(seat, d.name, tenure)]
     return _txn(seat, compare, then)
+
+
+def _sent(seat: Seat, name: str, old: Tenure, to: str, base: str | None) -> dict[str, object]:
+    if base is not None:
+        return {"base": base, "copies": (seat.node, to)}
+    if old.copies and (to not in old.copies or old.state is State.ACTIVE):
+        raise ValueError(f"{to} has no copy of {name} that is up to date")
+    return {}
 
 
 def _refusers(tenure: Tenure, seat: Seat, refused: bool) -> tuple[str, ...]:
@@ -293,7 +315,10 @@ def release(seat: Seat, datasets: Sequence[Dataset], because: str, refused: bool
     then: list[Put | Delete] = []
     for d in datasets:
         old = _held(d)
-        changes = {"because": because, "since": seat.at, "refused": _refusers(old, seat, refused)}
+        changes: dict[str, object] = {"because": because, "since": seat.at}
+        changes["refused"] = _refusers(old, seat, refused)
+        if old.copies and old.state is State.ACTIVE:
+            changes["base"] = None
         then.append(_rewrite(seat, d, state=State.RELEASED, **changes))
         then.append(Delete(seat.keys.lease(d.name)))
     return _txn(seat, [_owner(seat, d) for d in datasets], then)

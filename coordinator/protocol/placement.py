@@ -137,6 +137,7 @@ def successor(me: str, unit: Sequence[Dataset], cluster: Cluster) -> str | None:
         return None
     refused = {me, *lead.tenure.refused}
     able = {n for n, node in cluster.nodes.items() if backends_of(unit) <= set(node.record.backends)} - refused
+    able -= {n for n in able if not _has_data(n, unit)}
     if lead.tenure.source in able:
         return lead.tenure.source
     policy = lead.spec.failover if isinstance(lead.spec, DatasetSpec) else "none"
@@ -191,6 +192,11 @@ def backends_of(unit: Sequence[Dataset]) -> set[str]:
     return kept | new
 
 
+def _has_data(node: str, unit: Sequence[Dataset]) -> bool:
+    """Whether a node can reach what these datasets start from. Local copies are on the nodes that the tenure names."""
+    return all(d.tenure is None or not d.kept or not d.tenure.copies or node in d.tenure.copies for d in unit)
+
+
 def _offered(node: str, cluster: Cluster) -> set[str]:
     return set(cluster.nodes[node].record.backends) if node in cluster.nodes else set()
 
@@ -221,7 +227,8 @@ def coming(node: str, unit: Sequence[Dataset], cluster: Cluster) -> bool:
 def _claims(me: str, others: Sequence[Dataset], beside: str, cluster: Cluster) -> Claim | None:
     """Members of a unit that nobody holds come to where the others are."""
     offered = _offered(me, cluster)
-    free = [d for d in others if _vacancy(d, cluster) is None and backends_of([d]) <= offered][:MAX_UNIT]
+    free = [d for d in others if _vacancy(d, cluster) is None and backends_of([d]) <= offered and _has_data(me, [d])]
+    free = free[:MAX_UNIT]
     if not free:
         return None
     names, because = tuple(d.name for d in free), f"belongs with {beside}"
@@ -264,12 +271,17 @@ def _claim(me: str, unit: Sequence[Dataset], cluster: Cluster) -> Claim | Nothin
         return Nothing(next((r for r in reasons.values() if r), ""))
     if len(unit) > MAX_UNIT:
         return Nothing(f"{len(unit)} datasets belong together; at most {MAX_UNIT} can be held in one transaction")
-    if held := next((d.tenure for d in unit if d.tenure and reasons[d.name] == f"held by {d.tenure.node}"), None):
+    if not _has_data(me, free) and any(_has_data(me, [d]) for d in free):
+        free = [d for d in free if _has_data(me, [d])]  # copies of one unit on several nodes: each takes what it has
+    if alone := [d for d in free if d.tenure and d.kept and d.tenure.copies and me in d.tenure.copies]:
+        free = alone  # where others of the unit are held elsewhere, it is sent on to there
+    elif held := next((d.tenure for d in unit if d.tenure and reasons[d.name] == f"held by {d.tenure.node}"), None):
         return Nothing(f"waits for {held.node}, which has the others of its group")
     if doomed := [d for d in free if d.doomed]:
         # Somebody has to cut the last holder off and destroy what was asked to be destroyed.
         needed = backends_of(doomed)
-        order = rank(doomed[0].name, (n for n in cluster.nodes if needed <= _offered(n, cluster)))
+        able = (n for n in cluster.nodes if needed <= _offered(n, cluster) and _has_data(n, doomed))
+        order = rank(doomed[0].name, able)
         if me not in order:
             return Nothing(f"waits to be destroyed by {order[0] if order else 'a node with its back end'}")
         delay = order.index(me) * RANK_STEP + _pause(me, doomed)
@@ -313,6 +325,9 @@ def _candidates(unit: Sequence[Dataset], free: Sequence[Dataset], cluster: Clust
     backends = backends_of(unit)
     able = {name for name in cluster.nodes if backends <= _offered(name, cluster)}
     refused = set(tenure.refused) if tenure else set()
+    if tenure is not None and lead.kept and tenure.copies:
+        having = sorted((n for n in tenure.copies if n in able and _has_data(n, free)), key=lambda n: n in refused)
+        return having, f"waits for {having[0] if having else ' or '.join(tenure.copies)}, which has the data"
     known = " ".join(sorted(cluster.nodes)) or "none"
     if home in able and home not in refused:
         return [home], f"waits for {home} to take it"

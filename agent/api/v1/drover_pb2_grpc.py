@@ -212,3 +212,79 @@ class Node:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class CopiesStub:
+    """Between agents. A holder of local copies sends a dataset's data to another node.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Expect = channel.unary_stream(
+                '/drover.v1.Copies/Expect',
+                request_serializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.ExpectRequest.SerializeToString,
+                response_deserializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Expected.FromString,
+                _registered_method=True)
+
+
+class CopiesServicer:
+    """Between agents. A holder of local copies sends a dataset's data to another node.
+    """
+
+    def Expect(self, request, context):
+        """The node that answers gets ready to receive, says how, and receives for as long as the call lasts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_CopiesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Expect': grpc.unary_stream_rpc_method_handler(
+                    servicer.Expect,
+                    request_deserializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.ExpectRequest.FromString,
+                    response_serializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Expected.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'drover.v1.Copies', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('drover.v1.Copies', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Copies:
+    """Between agents. A holder of local copies sends a dataset's data to another node.
+    """
+
+    @staticmethod
+    def Expect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/drover.v1.Copies/Expect',
+            drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.ExpectRequest.SerializeToString,
+            drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Expected.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

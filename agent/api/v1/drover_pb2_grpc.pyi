@@ -87,3 +87,34 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_drover_pb2.NodeState, _abc.Awaitable[_drover_pb2.NodeState]]: ...
 
 def add_NodeServicer_to_server(servicer: NodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class CopiesStub:
+    """Between agents. A holder of local copies sends a dataset's data to another node."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> CopiesAsyncStub: ...
+    Expect: _grpc.UnaryStreamMultiCallable[_drover_pb2.ExpectRequest, _drover_pb2.Expected]
+    """The node that answers gets ready to receive, says how, and receives for as long as the call lasts."""
+
+@_typing.type_check_only
+class CopiesAsyncStub(CopiesStub):
+    """Between agents. A holder of local copies sends a dataset's data to another node."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Expect: _aio.UnaryStreamMultiCallable[_drover_pb2.ExpectRequest, _drover_pb2.Expected]  # type: ignore[assignment]
+    """The node that answers gets ready to receive, says how, and receives for as long as the call lasts."""
+
+class CopiesServicer(metaclass=_abc_1.ABCMeta):
+    """Between agents. A holder of local copies sends a dataset's data to another node."""
+
+    @_abc_1.abstractmethod
+    def Expect(
+        self,
+        request: _drover_pb2.ExpectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_drover_pb2.Expected], _abc.AsyncIterator[_drover_pb2.Expected]]:
+        """The node that answers gets ready to receive, says how, and receives for as long as the call lasts."""
+
+def add_CopiesServicer_to_server(servicer: CopiesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -69,6 +69,7 @@ def up(
         bool,
         typer.Option("--reset/--no-reset", help="A node that cannot stop all writing in time is reset by its guard."),
     ] = True,
+    btrfs: Annotated[bool, typer.Option("--btrfs", help="Give each node a btrfs pool of its own.")] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for etcd and agents.")] = 60.0,
 ) -> None:
     """Start a playground; return when etcd and all agents answer.
@@ -81,7 +82,7 @@ def up(
     layout = _layout(directory)
     with _explained():
         profile: Profile | None = timings.value if timings else None
-        settings = bring_up(layout, nodes, etcd, agents, profile, etcd_fast, reset, timeout)
+        settings = bring_up(layout, nodes, etcd, agents, profile, etcd_fast, reset, timeout, btrfs)
     say(f"{layout.directory} is up: {settings.nodes} nodes, {settings.etcd} etcd, {settings.network}")
     say(f'For etcdctl and drover: eval "$(drover playground env {shlex.quote(str(directory))})"')
 

@@ -36,13 +36,15 @@ _READY = b"ready"
 @dataclass(frozen=True)
 class Boot:
     """What a machine starts with. cgroup: its directory, which becomes its root. address: with prefix length.
-    binds: (source, target), both existing. service: a command; empty: none. hold: the service waits to be started."""
+    binds: (source, target), both existing; images: the same, of file systems. service: a command; empty: none.
+    hold: the service waits to be started."""
 
     name: str
     cgroup: str
     netns: str
     address: str
     binds: list[tuple[str, str]]
+    images: list[tuple[str, str]]
     service: list[str]
     environment: dict[str, str]
     log: str
@@ -133,6 +135,9 @@ def _furnish(boot: Boot) -> None:
     syscalls.mount("cgroup2", Path("/sys/fs/cgroup"), "cgroup2")
     for source, target in boot.binds:
         syscalls.bind(Path(source), Path(target))
+    for image, target in boot.images:
+        command = ["mount", "-o", "loop,noatime", image, target]
+        subprocess.run(command, check=True, env=boot.environment, timeout=10)
     socket.sethostname(boot.name)
     commands = ["link set dev lo up", f"addr add {boot.address} dev eth0", "link set dev eth0 up"]
     subprocess.run(

@@ -20,7 +20,8 @@ from drover.coordinator.cli.errors import NotPossible, Usage
 
 MAX_NODES = len(ascii_lowercase)
 NETNS = Path("/run/netns")
-CLIENT_PORT, PEER_PORT, GRPC_PORT, HTTP_PORT = 2379, 2380, 7470, 7471
+CLIENT_PORT, PEER_PORT = 2379, 2380
+GRPC_PORT, HTTP_PORT, DATA_PORT = 7470, 7471, 7472
 
 _HIDDEN = ("/run", "/srv", "/proc", "/sys", "/dev")
 """A node has its own of these, so a playground there could not be seen from inside."""
@@ -45,7 +46,7 @@ class Machine:
 @dataclass(frozen=True)
 class Settings:
     """`playground.json`: what the user asked for. subnet: three bytes with dots. complete: `up` came to its end.
-    lived: an `up` ever did, so that there may be data.
+    lived: an `up` ever did, so that there may be data. btrfs: each node has a pool of its own.
 
     For tests: environment is added to that of every agent; etcd_port is where agents reach the etcd members, and can be
     that of a proxy in each member's network.
@@ -60,6 +61,7 @@ class Settings:
     reset: bool = False
     complete: bool = False
     lived: bool = True
+    btrfs: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     etcd_port: int = CLIENT_PORT
 
@@ -173,6 +175,10 @@ class Layout:
 
     def home(self, machine: Machine) -> Path:
         return self.directory / ("nodes" if machine.kind is Kind.NODE else "etcd") / machine.name
+
+    def pool(self, machine: Machine) -> Path:
+        """Where a node's own btrfs is mounted."""
+        return self.home(machine) / "pool"
 
     def log(self, machine: Machine) -> Path:
         return self.home(machine) / ("agent.log" if machine.kind is Kind.NODE else "etcd.log")

@@ -14,10 +14,11 @@ from drover.coordinator.cli.playground import blockdev, etcd, filesystems, netwo
 from drover.coordinator.cli.playground.cgroup import Group, mount_point
 from drover.coordinator.cli.playground.devices import Devices
 from drover.coordinator.cli.playground.init import SERVICE_PID, Boot
-from drover.coordinator.cli.playground.layout import GRPC_PORT, HTTP_PORT, Kind, Layout, Machine, Settings
+from drover.coordinator.cli.playground.layout import DATA_PORT, GRPC_PORT, HTTP_PORT, Kind, Layout, Machine, Settings
 
 _MACHINE_ID, _BOOT_ID = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
 _BOOT_LIMIT = 20.0
+_POOL_SIZE = 64 << 30
 
 
 class State(StrEnum):
@@ -186,6 +187,7 @@ def _boot(place: Place) -> subprocess.Popen[str]:
         machine_id.write_text(f"{uuid.uuid4().hex}\n")
     if _MACHINE_ID.exists():
         binds.append((str(machine_id), str(_MACHINE_ID)))
+    images: list[tuple[str, str]] = []
     if machine.kind is Kind.NODE:
         environment |= {"DROVER_MACHINE_ID": machine_id.read_text().strip(), **settings.environment}
         (place.home / "state").mkdir(exist_ok=True)
@@ -193,6 +195,8 @@ def _boot(place: Place) -> subprocess.Popen[str]:
         layout.shared.mkdir(exist_ok=True)
         binds.append((str(layout.shared), str(place.home / "shared")))
         (place.home / "agent.toml").write_text(_agent_settings(place))
+        if settings.btrfs:
+            images.append(_pool(place))
         service = [tools.find("drover-agent"), "--config", str(place.home / "agent.toml")]
     else:
         service = etcd.command(layout, settings, machine)
@@ -203,6 +207,7 @@ def _boot(place: Place) -> subprocess.Popen[str]:
         netns=str(layout.netns(machine)),
         address=f"{settings.address(machine)}/24",
         binds=binds,
+        images=images,
         service=service,
         environment=environment,
         log=str(layout.log(machine)),
@@ -217,10 +222,24 @@ def _boot(place: Place) -> subprocess.Popen[str]:
     )
 
 
+def _pool(place: Place) -> tuple[str, str]:
+    """A node's own btrfs: image and mount point. Sparse, so that it takes what is written to it."""
+    image, mounted = place.home / "pool.img", place.layout.pool(place.machine)
+    mounted.mkdir(exist_ok=True)
+    if not image.exists():
+        made = image.with_suffix(".new")
+        with made.open("wb") as file:
+            file.truncate(_POOL_SIZE)
+        tools.run(["mkfs.btrfs", "--quiet", str(made)])
+        made.rename(image)
+    return str(image), str(mounted)
+
+
 def _agent_settings(place: Place) -> str:
     settings, address = place.settings, place.settings.address(place.machine)
     endpoints = ", ".join(f'"{endpoint}"' for endpoint in settings.agent_endpoints)
     timings = f'timings = "{settings.timings}"\n' if settings.timings else ""
+    pool = f'[backends.btrfs]\npool = "{place.layout.pool(place.machine)}"\n\n' if settings.btrfs else ""
     reset = '[guard]\nreset = "reboot"\n\n' if settings.reset else ""
     return f"""\
 node = "{place.machine.name}"
@@ -233,6 +252,7 @@ insecure = true
 [listen]
 grpc = "{address}:{GRPC_PORT}"
 http = "{address}:{HTTP_PORT}"
+data = "{address}:{DATA_PORT}"
 
 [etcd]
 endpoints = [{endpoints}]
@@ -240,7 +260,7 @@ endpoints = [{endpoints}]
 [backends.loopback]
 directory = "{place.home / "shared"}"
 
-{reset}[workloads]
+{pool}{reset}[workloads]
 allow = ["process"]
 """
 

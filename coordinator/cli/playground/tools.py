@@ -13,7 +13,13 @@ import drover
 from drover.coordinator.cli.errors import Failed, NotPossible
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PACKAGES = {"ip": "iproute2", "nft": "nftables", "etcd": "etcd-server", "etcdctl": "etcd-client"}
+_PACKAGES = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "etcd": "etcd-server",
+    "etcdctl": "etcd-client",
+    "mkfs.btrfs": "btrfs-progs",
+}
 
 
 def search_path() -> str:

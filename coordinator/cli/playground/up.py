@@ -30,6 +30,7 @@ def up(
     etcd_fast: bool = False,
     reset: bool = False,
     timeout: float = 60.0,
+    btrfs: bool = False,
 ) -> Settings:
     """Starts a playground and waits, at most `timeout` seconds, until etcd and every agent answer. What is left of an
     earlier life is removed first, data and logs stay; a failure leaves nothing running.
@@ -41,10 +42,10 @@ def up(
         raise Usage(f"a playground has 1 to {MAX_NODES} nodes, not {nodes}")
     if members not in (1, 3):
         raise Usage(f"a playground has 1 or 3 etcd members, not {members}")
-    _check_machine(layout)
+    _check_machine(layout, btrfs)
     layout.directory.mkdir(parents=True, exist_ok=True)
     with locked(layout.directory):
-        asked = Settings(nodes, members, "", agents, timings, etcd_fast, reset, lived=False)
+        asked = Settings(nodes, members, "", agents, timings, etcd_fast, reset, lived=False, btrfs=btrfs)
         settings = _settings(layout, asked)
         layout.save(settings)
         try:
@@ -72,13 +73,13 @@ def is_up(layout: Layout, settings: Settings) -> bool:
     return settings.complete and layout.switch.exists()
 
 
-def _check_machine(layout: Layout) -> None:
+def _check_machine(layout: Layout, btrfs: bool) -> None:
     if os.geteuid() != 0:
         raise NotPossible("a playground makes namespaces, mounts and cgroups: only root can", "Try it with sudo.")
     if reason := layout.refuse():
         raise Usage(reason, "Choose another directory.")
     cgroup.mount_point()
-    for tool in ("ip", "nft", "etcd"):
+    for tool in ("ip", "nft", "etcd", *(["mkfs.btrfs"] if btrfs else [])):
         tools.find(tool)
 
 

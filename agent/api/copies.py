@@ -1,0 +1,95 @@
+"""Agent to agent, over gRPC: one asks the other to get ready to receive (proto/drover/v1, service Copies)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import grpc
+
+from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
+from drover.agent.copying import Expected, Sent
+from drover.agent.receiving import Receiver
+from drover.agent.storage.base import Snapshot, StorageError, Token, Volume
+from drover.agent.tls import Files
+from drover.agent.transfer.base import Ticket
+
+_READY = 30.0
+"""Seconds that the other node may take to get ready."""
+
+
+class Copies(drover_pb2_grpc.CopiesServicer):
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    async def Expect(
+        self, request: drover_pb2.ExpectRequest, context: Any
+    ) -> AsyncGenerator[drover_pb2.Expected, None]:
+        """Status FAILED_PRECONDITION with the reason where this node cannot receive it now."""
+        volume = Volume(request.dataset, request.uid, request.size, None, request.object)
+        token = Token(request.cluster, request.uid, request.epoch, request.incarnation)
+        expecting = self._receiver.expect(request.sender, request.backend, volume, token)
+        try:
+            async for ready in expecting:
+                yield drover_pb2.Expected(
+                    node=ready.ticket.node,
+                    address=ready.ticket.address,
+                    name=ready.ticket.name,
+                    secret=ready.ticket.secret,
+                    snapshots=[drover_pb2.Copy(guid=one.guid, name=one.name) for one in ready.snapshots],
+                )
+        except StorageError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        finally:
+            await expecting.aclose()
+
+
+class Asking:
+    """The sender's side. address: of a node's gRPC, "" where it is not known. tls: our certificate; None: plain."""
+
+    def __init__(self, node: str, address: Callable[[str], str], tls: Files | None) -> None:
+        self._node, self._address, self._tls = node, address, tls
+
+    @asynccontextmanager
+    async def ask(self, sent: Sent, to: str) -> AsyncIterator[Expected]:
+        """See `copying.Ask`."""
+        if not (address := self._address(to)):
+            raise StorageError(f"{to} is not here")
+        request = drover_pb2.ExpectRequest(
+            cluster=sent.token.cluster,
+            dataset=sent.volume.dataset,
+            uid=sent.volume.uid,
+            object=sent.volume.object,
+            size=sent.volume.size,
+            backend=sent.backend.name,
+            epoch=sent.token.epoch,
+            incarnation=sent.token.incarnation,
+            sender=self._node,
+        )
+        async with await self._channel(address, to) as channel:
+            call = drover_pb2_grpc.CopiesStub(channel).Expect(request)
+            try:
+                async with asyncio.timeout(_READY):
+                    ready = await call.read()
+            except TimeoutError:
+                raise StorageError(f"{to} did not get ready to receive within {_READY:.0f} s") from None
+            except grpc.aio.AioRpcError as error:
+                raise StorageError(f"{to} does not receive it: {error.details()}") from None
+            if not isinstance(ready, drover_pb2.Expected):
+                raise StorageError(f"{to} does not receive it, and does not say why")
+            try:
+                ticket = Ticket(ready.node, ready.address, ready.name, ready.secret)
+                yield Expected(ticket, tuple(Snapshot(one.guid, one.name) for one in ready.snapshots))
+            finally:
+                call.cancel()
+                with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+                    await call.read()
+
+    async def _channel(self, address: str, to: str) -> grpc.aio.Channel:
+        if self._tls is None:
+            return grpc.aio.insecure_channel(address)
+        files = (self._tls.ca, self._tls.key, self._tls.cert)
+        credentials = grpc.ssl_channel_credentials(*[await asyncio.to_thread(file.read_bytes) for file in files])
+        return grpc.aio.secure_channel(address, credentials, (("grpc.ssl_target_name_override", to),))

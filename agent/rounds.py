@@ -1,0 +1,75 @@
+"""When copying while a dataset is in use has come far enough to stop its workload for the rest (pure).
+
+What is left is known only by sending it, so the last round foretells the next: as much will be left, and take as long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SHRINKS = 0.7
+"""A round that takes more than this share of the one before does not make the rest smaller."""
+MOST = 8
+"""Rounds after which it is enough."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """bytes: of the stream. seconds: from the snapshot to the target's answer that it is durable there. full: nothing
+    was common, so it was all."""
+
+    bytes: int
+    seconds: float
+    full: bool
+
+
+@dataclass(frozen=True)
+class Again:
+    """Another round."""
+
+
+@dataclass(frozen=True)
+class CutOver:
+    """Stop the workload for the rest. predicted: seconds that this part of the storage takes."""
+
+    predicted: float
+    because: str
+
+
+Verdict = Again | CutOver
+
+
+@dataclass(frozen=True)
+class Copying:
+    """A dataset on its way to node `to`, in this epoch. base: guid of what the target has as the epoch's end, whole and
+    durable; None: not yet. sent: bytes of the round that goes on. trouble: why it has begun anew."""
+
+    to: str
+    epoch: int
+    rounds: tuple[Round, ...] = ()
+    verdict: Verdict = Again()
+    base: str | None = None
+    sent: int = 0
+    trouble: str = ""
+
+    @property
+    def words(self) -> str:
+        """For people, beside where it goes."""
+        if self.trouble:
+            return f"copying failed and begins again: {self.trouble}"
+        return "copying, while it is in use" if isinstance(self.verdict, Again) else "copying the rest"
+
+
+def verdict(rounds: tuple[Round, ...], max_cutover: float) -> Verdict:
+    """max_cutover: seconds that the last increment may take."""
+    if not rounds or (len(rounds) == 1 and rounds[0].full):
+        return Again()
+    last = rounds[-1].seconds
+    if last <= max_cutover:
+        return CutOver(last, f"the rest takes {last * 1000:.0f} ms")
+    longer = f"the rest takes {last * 1000:.0f} ms, more than {max_cutover * 1000:.0f} ms"
+    if len(rounds) >= MOST:
+        return CutOver(last, f"{longer}, after {len(rounds)} rounds")
+    if len(rounds) > 1 and last > SHRINKS * rounds[-2].seconds:
+        return CutOver(last, f"{longer}, and the last round made it no smaller")
+    return Again()
