@@ -12,11 +12,11 @@ test: setup
 	$(BIN)/pytest tests/model -n 2
 	$(BIN)/pytest tests/sim -n 2 -m 'not long'
 	$(BIN)/pytest tests/contract -n 2 --dist loadfile --timeout 240 -m 'not long'
-	$(BIN)/pytest tests/cluster -n 2 --dist loadfile --timeout 240
+	$(BIN)/pytest tests/cluster -n 2 --dist loadfile --timeout 240 -m 'not long'
 test-all: test
 	tools/setup-vm
 	tools/setup-root
-	$(BIN)/pytest tests/contract tests/sim -m long
+	$(BIN)/pytest tests/contract tests/sim tests/cluster -m long
 	$(BIN)/python -m tests.model.promela
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
 	$(BIN)/python -m tests.chaos run --minutes 5

@@ -225,7 +225,12 @@ class Executor:
     async def _handover(self, datasets: list[Dataset], beside: list[Dataset], to: str, because: str) -> None:
         self._check_free(d.name for d in datasets)
         down = [at for d in datasets if (at := self._down.pop(d.name, None)) is not None]
-        bases = {d.name: c.base for d in datasets if (c := self.copying.get(d.name)) and c.base is not None}
+        bases = {
+            d.name: sent.base
+            for d in datasets
+            if (sent := self.copying.get(d.name)) is not None and sent.base is not None
+            if d.tenure is not None and (sent.to, sent.epoch) == (to, d.tenure.epoch)
+        }
         await self.member.verbs.handover(datasets, to, because, beside, down=min(down, default=None), bases=bases)
 
     def _replicate(self, d: Dataset, to: str) -> None:

@@ -7,7 +7,7 @@ The table, for a unit (one dataset, or those that belong together), from top to 
     something is here of a dataset that is not mine,   stop its workloads, then unpublish it
     or is mine, but not yet to be written
     mine, from before this life of the agent           touch it: nothing sent earlier can commit any more
-    this node shuts down                               as the next two, or stop workloads → unpublish
+    this node shuts down                               as the next three, or stop workloads → unpublish
     wanted elsewhere, copies of its own on each node   replicate, while all goes on as if it were not; then as below,
                                                        with the last increment before the hand-over
     wanted elsewhere                                   stop workloads → unpublish → hand over
@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drover.agent.explain import Decision, explain
-from drover.agent.rounds import Again
+from drover.agent.rounds import Again, Copying
 from drover.agent.situation import TRIES, Situation
 from drover.agent.steps import (
     Activate,
@@ -85,8 +85,8 @@ def plan(s: Situation) -> Plan:
         return Plan((), explain(s, _decide(s)), s.trouble.until)
     decision = _decide(s)
     steps, wake = _steps(s, decision)
-    parted = s.leaving is not None and not steps and isinstance(decision, Park | Nothing)
     steps = (*(StopReplicating(name) for name in _idle(s, decision)), *steps)
+    parted = s.leaving is not None and not steps and isinstance(decision, Park | Nothing)
     return Plan(steps, explain(s, decision), wake, isinstance(decision, Give | Dismiss | Park), parted)
 
 
@@ -146,7 +146,14 @@ def _local(mine: Sequence[Dataset]) -> list[Dataset]:
     return [d for d in mine if d.tenure and d.tenure.copies]
 
 
-def _idle(s: Situation, decision: placement.Decision) -> list[str]:
+def _on_its_way(s: Situation, d: Dataset, to: str) -> Copying | None:
+    """To there, in this epoch: what another one has sent says nothing."""
+    found = s.copying.get(d.name)
+    same = found is not None and d.tenure is not None and (found.to, found.epoch) == (to, d.tenure.epoch)
+    return found if same else None
+
+
+def _idle(s: Situation, decision: Decision) -> list[str]:
     """What is being sent and should not be."""
     held = {d.name: d.tenure.epoch for d in s.mine if d.tenure}
     return [
@@ -158,13 +165,14 @@ def _idle(s: Situation, decision: placement.Decision) -> list[str]:
 
 def _ahead(s: Situation, mine: Sequence[Dataset], to: str) -> tuple[tuple[Step, ...], float | None] | None:
     """What comes before a hand-over of datasets whose data is on this node; None: nothing any more."""
-    local = _local(mine)
-    states = {d.name: s.copying.get(d.name) for d in local}
+    if not (local := _local(mine)):
+        return None
+    states = {d.name: _on_its_way(s, d, to) for d in local}
     if any(state is None or isinstance(state.verdict, Again) for state in states.values()):
         steps, wake = _hold(s, mine)
-        ready = [d for d in local if d.tenure and d.tenure.state is State.ACTIVE and states[d.name] is None]
+        ready = [d for d in local if d.tenure and d.tenure.state is State.ACTIVE and d.name not in s.copying]
         return (*(Replicate(d.name, to) for d in ready), *steps), wake
-    if steps := _leave(s, mine):
+    if steps := _leave(s, mine, s.leaving is None):
         return steps, None
     rest = tuple(LastIncrement(name) for name, state in states.items() if state is not None and state.base is None)
     return (rest, None) if rest else None

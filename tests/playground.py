@@ -62,12 +62,14 @@ class Playground:
         timings: Profile | None = "fast",
         etcd_fast: bool = False,
         reset: bool = False,
+        btrfs: bool = False,
     ) -> None:
+        self.btrfs = btrfs
         self.layout = Layout.of(directory)
         self._options = (nodes, etcd, agents, timings, etcd_fast, reset)
 
     def __enter__(self) -> Self:
-        self.settings = up(self.layout, *self._options)
+        self.settings = up(self.layout, *self._options, btrfs=self.btrfs)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
