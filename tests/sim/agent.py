@@ -14,6 +14,7 @@ from drover.agent.sight import Sight
 from drover.agent.telemetry import Telemetry
 from drover.coordinator.etcd import Etcd
 from drover.coordinator.mark import MarkFile
+from drover.coordinator.protocol.leaving import OnShutdown
 from drover.coordinator.protocol.session import Ended, State
 from drover.coordinator.records import Evidence
 from tests.sim.guard import SimGuard
@@ -132,7 +133,19 @@ class SimAgent(Agent):
         await self._sim_guard.begin()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._sim_guard.keep(self._turned.set))
-            group.create_task(self._live(self._sim_guard, _NoHelpers(self._machine)))
+            living = group.create_task(self._live(self._sim_guard, _NoHelpers(self._machine)))
+            group.create_task(self._leave_if_asked(living))
+
+    @property
+    def leaves(self) -> bool:
+        """Its machine shuts down."""
+        return self._leave.now is not None
+
+    def shut_down(self, policy: OnShutdown, timeout: float, grace: float) -> None:
+        """As its unit asks for it. timeout, grace: seconds."""
+        if self._leave.now is None:
+            self._leave._policy, self._leave._timeout, self._leave._grace = policy, timeout, grace
+            self._leave._asked.set()
 
     def _etcd(self) -> Etcd:
         return Etcd(self._machine.world.endpoints, timeout=ETCD_TIMEOUT, own_key=self._keys.cluster)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+from drover.coordinator.protocol.leaving import OnShutdown
 from drover.coordinator.protocol.session import GAP
 from drover.coordinator.records import State
 from tests.sim.etcd import MEMBERS
@@ -149,7 +150,7 @@ def outage(world: World, machine: Machine, rng: random.Random) -> None:
     if until - world.loop.now > GAP * world.timings.heartbeat:
         world.etcd.away, world.etcd.back = world.loop.now, until
     for name, state in world.etcd.members.items():
-        state.down = until
+        state.down = max(state.down, until)
         world.etcd.break_watches(member=name)
 
 
@@ -175,6 +176,29 @@ def workload_ends(world: World, machine: Machine, rng: random.Random) -> None:
     machine.workloads[name].end(rng.choice((0, 1, -11)))
     if machine.agent is not None:
         machine.agent.workload_ended(name)
+
+
+def shuts_down(world: World, machine: Machine, rng: random.Random) -> None:
+    """Its machine goes off afterwards, or too early; or its agent is started again instead."""
+    agent, process = machine.agent, machine.agent_process
+    if agent is None or process is None or process.stopped or not machine.up:
+        return
+    policy: OnShutdown = rng.choice(("move", "release", "keep"))
+    grace, lasts = rng.choice((0.0, 5.0, 30.0)), rng.choice((rng.uniform(0.2, 2.0), rng.uniform(1.0, 12.0)))
+    world.fault(f"shuts down ({policy})", machine.name)
+    agent.shut_down(policy, rng.uniform(0.3, 6.0), grace)
+    boot, reboots = machine.boot, rng.random() < 0.7
+
+    def goes_off() -> None:
+        if machine.boot != boot or not machine.up:
+            return
+        if reboots:
+            machine.power_off(rng.uniform(0.5, 20.0))
+        elif machine.agent is agent:
+            machine.end_agent()
+            machine.start_agent()
+
+    world.then(lasts, goes_off)
 
 
 def holder_in_trouble(world: World, machine: Machine, rng: random.Random) -> None:

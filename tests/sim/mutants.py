@@ -12,6 +12,7 @@ from drover.agent import app, plan, situation, worker
 from drover.agent.guard.page import Page
 from drover.agent.situation import Situation
 from drover.agent.steps import Publish
+from drover.coordinator import etcd as etcd_verbs
 from drover.coordinator import join, view
 from drover.coordinator.member import Member
 from drover.coordinator.protocol import observer, ownership, session
@@ -282,6 +283,15 @@ def _observer_of_absent() -> Sequence[Patch]:
     return [(observer, "whom", present)]
 
 
+def _leaves_with_its_lease() -> Sequence[Patch]:
+    """A node that leaves keeps its lease, so that something may still be bound to it."""
+
+    async def kept(self: etcd_verbs.Etcd, lease: int) -> None:
+        return None
+
+    return [(etcd_verbs.Etcd, "revoke", kept)]
+
+
 _LATE, _UNARMED = "a handover that is not wanted any more", "nothing resets it"
 _SPECS = "specs come and go"
 
@@ -313,6 +323,9 @@ MUTANTS: dict[str, Mutant] = {
     "destroys unasked": Mutant("only what was asked for is destroyed", _destroys_unasked, _SPECS),
     "destroys what looks deleted": Mutant(
         "etcd itself is asked whether a spec is gone", _destroys_what_looks_deleted, _SPECS
+    ),
+    "leaves with its lease": Mutant(
+        "who leaves ends its lease before it looks at what it keeps", _leaves_with_its_lease, "machines shut down"
     ),
     "absent unwatched": Mutant(
         "who is absent is watched by all, while a tenure names it", _observer_of_absent, "one dies for good"

@@ -34,6 +34,7 @@ FAULTS: dict[str, Fault] = {
         faults.compaction,
         faults.watches_break,
         faults.workload_ends,
+        faults.shuts_down,
         faults.holder_in_trouble,
         faults.dies_with_its_lease,
         faults.forgets_its_session,
@@ -90,6 +91,7 @@ SCENARIOS: dict[str, Scenario] = {
     "in the trash and back": Scenario(("trashed", "trashed", "move", "holder_in_trouble")),
     "etcd goes back": Scenario(("etcd_restored", "move", "move", "agent_restart")),
     "a copy of etcd": Scenario(("etcd_copied", "etcd_copied", "move")),
+    "machines shut down": Scenario(("shuts_down", "shuts_down", "move", "agent_restart")),
     "one dies for good": Scenario(("dies_with_its_lease", "move", "cordoned"), one_dies=True),
 }
 

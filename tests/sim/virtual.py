@@ -14,8 +14,8 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from unittest.mock import patch
 
-from drover.agent import app, execute, local, reporter, testify, worker
-from drover.coordinator import etcd, etcd_members, member, mirror, observers
+from drover.agent import app, execute, leave, local, reporter, testify, worker
+from drover.coordinator import depart, etcd, etcd_members, member, mirror, observers
 from drover.coordinator.cli import recover
 from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.txn import Txn
@@ -118,12 +118,13 @@ def virtual() -> Iterator[Chance]:
         stack.enter_context(patch.object(app, "read_clock", _read_clock))
         made = member.Member.__init__
         stack.enter_context(patch.object(made, "__defaults__", (_read_clock, *(made.__defaults__ or ())[1:])))
+        stack.enter_context(patch.object(depart.depart, "__defaults__", (_read_clock,)))
         for module in [module for name, module in sys.modules.items() if name.startswith("drover.")]:
             for chance in (random, secrets):
                 if vars(module).get(chance.__name__) is chance:
                     stack.enter_context(patch.object(module, chance.__name__, CHANCE))
         stack.enter_context(patch.object(recover, "now", _Datetime.now))
-        for module in (member, observers, reporter, app):
+        for module in (member, observers, reporter, app, leave):
             stack.enter_context(patch.object(module, "datetime", _Datetime))
         stack.enter_context(patch.object(app, "boot_id", _boot_id))
         stack.enter_context(patch.object(local, "_on_mount_event", _on_mount_event))

@@ -281,6 +281,9 @@ class World:
                 machine.power_on()
             elif machine.agent_process is None:
                 machine.start_agent()
+            elif machine.agent is not None and machine.agent.leaves:
+                machine.end_agent()
+                machine.start_agent()
         for name in self.datasets:
             changed = self.groups[name] != self.group_of(name)
             self.groups[name] = self.group_of(name)
@@ -310,7 +313,7 @@ class World:
             machine.power_on()
 
     def unserved_elsewhere(self) -> list[str]:
-        """Those that may be on a machine that is up, and are nowhere."""
+        """Those that may be on a machine that is up, with all of their group, and are nowhere."""
         up = {name for name, machine in self.machines.items() if machine.up}
         unit = [name for name in self.datasets if self.groups[name]]
         return [n for n in self.unserved() if all(self._allows(m, up) for m in {n, *(unit if n in unit else ())})]
