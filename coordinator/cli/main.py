@@ -169,9 +169,7 @@ def _complain(error: CliError, arguments: Sequence[str]) -> int:
     from drover.coordinator.cli import output
 
     if "--json" in arguments:
-        import json
-
-        output.complain(json.dumps(error.as_json(), ensure_ascii=False))
+        output.complain(output.as_json(error.as_json()))
     else:
         output.complain(error.render())
     return int(error.code)

@@ -86,7 +86,21 @@ def say(text: str) -> None:
 
 def say_json(value: Any, indent: int | None = 2) -> None:
     """indent: None for one line."""
-    print(json.dumps(value, indent=indent, ensure_ascii=False), flush=True)  # noqa: T201
+    print(as_json(value, indent), flush=True)  # noqa: T201
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Text as it is; but where it holds bytes that are none (a key in etcd may), only ASCII."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text if _encodable(text) else json.dumps(value, indent=indent)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def complain(text: str) -> None:
