@@ -191,7 +191,7 @@ class Agent:
             return found.record.grpc if found else ""
 
         files = self._settings.tls.files if self._settings.tls else None
-        return Copier(Asking(self._settings.node, address, files).ask, self._data_path, changed)
+        return Copier(Asking(self._settings.node, address, files).ask, self._data_path, changed, self._sight.ring)
 
     def gate(self) -> Deadline | None:
         return self._member.gate() if self._member and self.gate_is_open() else None
@@ -288,6 +288,7 @@ class Agent:
         )
         copier = self._copier(member, lambda name: workers.wake(name))
         execute.copier = copier
+        self._sight.copying = lambda: execute.copying
         shared = Shared(member, execute, reporter, allowed, self._leave)
         workers = self._workers = Workers(shared)
         janitor = Janitor(member.view, self._runtimes)

@@ -53,7 +53,10 @@ Ask = Callable[[Sent, str], AbstractAsyncContextManager[Expected]]
 class _Copy:
     """One dataset on its way."""
 
-    def __init__(self, sent: Sent, to: str, ask: Ask, path: DataPath, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, sent: Sent, to: str, ask: Ask, path: DataPath, changed: Callable[[], None], progressed: Callable[[], None]
+    ) -> None:
+        self._progressed = progressed
         self.state = Copying(to, sent.token.epoch)
         self._sent, self._ask, self._path, self._changed = sent, ask, path, changed
         self._last_asked = asyncio.Event()
@@ -138,12 +141,17 @@ class _Copy:
 
     def _note(self, done: int) -> None:
         self.state = replace(self.state, sent=done)
+        self._progressed()
 
 
 class Copier:
-    """All datasets that this node sends. changed: called with one whose state has changed."""
+    """All datasets that this node sends. changed: called with one whose state has changed; progressed: when more has
+    been sent."""
 
-    def __init__(self, ask: Ask, path: DataPath, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self, ask: Ask, path: DataPath, changed: Callable[[str], None], progressed: Callable[[], None]
+    ) -> None:
+        self._progressed = progressed
         self._ask, self._path, self._changed = ask, path, changed
         self._copies: dict[str, tuple[_Copy, asyncio.Task[None]]] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -161,7 +169,7 @@ class Copier:
         name = sent.volume.dataset
         if self._group is None or name in self._copies:
             return
-        copy = _Copy(sent, to, self._ask, self._path, lambda: self._changed(name))
+        copy = _Copy(sent, to, self._ask, self._path, lambda: self._changed(name), self._progressed)
         self._copies[name] = (copy, self._group.create_task(copy.run()))
 
     async def last(self, dataset: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from drover.agent.api.source import ETCD, SESSION, Bell, DatasetView, NodeView, Session
+from drover.agent.api.source import ETCD, SESSION, Bell, DatasetView, NodeView, Progress, Session
 from drover.agent.local import Local
 from drover.agent.reporter import Reporter
+from drover.agent.rounds import Copying
 from drover.agent.storage.base import Mounted
 from drover.coordinator.member import Member
 from drover.coordinator.records import Phase, Status
@@ -22,6 +23,8 @@ class Sight:
         self._member: Member | None = None
         self._reporter: Reporter | None = None
         self._local: Local | None = None
+        self.copying: Callable[[], Mapping[str, Copying]] = dict
+        """What is being sent to other nodes."""
         self.ended = False
         self.leaving = ""
         """Why this node has left the cluster; "": it has not."""
@@ -99,6 +102,18 @@ class Sight:
             epoch=d.tenure.epoch if d.tenure else 0,
             path=status.path,
             desired=d.desired if isinstance(d.desired, str) else "",
+            progress=_progress(self.copying().get(name)),
             here=self._local is not None and isinstance(self._local.seen(name), Mounted),
             since=status.since,
         )
+
+
+def _progress(copying: Copying | None) -> Progress | None:
+    """Bytes of the round that goes on; of one that follows another as much is expected as that had."""
+    if copying is None:
+        return None
+    *_, last = copying.rounds or (None,)
+    total = last.bytes if last is not None and not last.full else 0
+    rate = f", {last.bytes / max(last.seconds, 1e-6) / 2**20:.0f} MiB/s" if last is not None else ""
+    rest = f", the rest takes {last.seconds * 1000:.0f} ms" if last is not None and not last.full else ""
+    return Progress(f"to {copying.to}, round {len(copying.rounds) + 1}{rate}{rest}", copying.sent, total)

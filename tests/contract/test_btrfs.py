@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drover.agent.storage import btrfs_ioctl, mounts
+from drover.agent.storage import btrfs_ioctl, loopdev, mounts
 from drover.agent.storage.base import NoRoom, NotBlank, Runner, Volume
 from drover.agent.storage.btrfs import BtrfsBackend
 from drover.agent.storage.contract_copies import CopiesContract, carry, copies, move
@@ -160,3 +161,33 @@ def test_size_is_counted_with_what_a_snapshot_shares(pools: Pools) -> None:
     finally:
         btrfs_ioctl.delete(path)
         btrfs_ioctl.delete(f"{path}-2")
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_what_the_target_has_said_to_have_survives_a_power_cut_and_what_it_has_not_may_not(
+    tmp_path: Path, waits: bool
+) -> None:
+    """waits: for the check that makes it durable; without it, this very test loses data."""
+    pools = Pools(tmp_path)
+    pool = tmp_path / "pool-b"
+    try:
+
+        def make(name: str, runner: Runner) -> BtrfsBackend:
+            return BtrfsBackend({"pool": str(pools.pool(name))}, name, runner)
+
+        traits = Traits(32 * MiB, 64 * MiB, MiB // 2, None, True, pools.lose, lambda _: "")
+        async with two_nodes(make, tmp_path / "nodes", traits) as nodes:
+            volume, token = await nodes.volume()
+            await nodes.a.publish(volume, token)
+            write_synced(nodes.a.path(volume) / "file", 4 * MiB)
+            taken = await copies(nodes.a).snapshot(volume, token)
+            await carry(nodes.a, nodes.b, volume, token, taken, checked=waits)
+            [loop] = [loop for loop in loopdev.scan() if loop.image == str(tmp_path / "b.img")]
+            loopdev.cut_off(loop)
+        mounts.unmount(str(pool))
+        await asyncio.to_thread(subprocess.run, ["mount", "-o", "loop", str(tmp_path / "b.img"), str(pool)], check=True)
+        directory = pools.pool("b") / volume.uid
+        whole = [file.stat().st_blocks * 512 for file in directory.glob("*/**/file") if "next" not in file.parts]
+        assert (whole == [4 * MiB]) is waits
+    finally:
+        pools.close()
