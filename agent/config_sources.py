@@ -67,6 +67,7 @@ def command_line() -> argparse.ArgumentParser:
         prog="drover-agent",
         description="Drover's agent: one on every node. `drover-agent tokens`, with the same options, prints the "
         "volumes that this node can see, and the tokens stored with them, for `drover recover`; "
+        "`drover-agent examine` what is found on this machine, for `drover doctor`; "
         "`drover-agent shutdown` hands over or keeps what is here, as the machine's shutdown does; "
         "`drover-agent install [ROOT]` writes units for systemd, and settings.",
         epilog="Settings come from the file, then DROVER_* in the environment (DROVER_ETCD__TIMEOUT=1), then flags.",

@@ -19,6 +19,7 @@ from drover.agent.cgroups import CgroupError
 from drover.agent.config import Settings, load_or_exit
 from drover.agent.config_errors import ConfigError
 from drover.agent.control import NoAgent, shut_down
+from drover.agent.examine import examine
 from drover.agent.guard.client import GuardFailed
 from drover.agent.install import install
 from drover.agent.priority import prefer
@@ -88,7 +89,13 @@ def _shutdown(arguments: list[str]) -> int:
     return 0 if outcome.clean else FAILED
 
 
-_COMMANDS = {"tokens": _tokens, "install": _install, "shutdown": _shutdown}
+def _examine(arguments: list[str]) -> int:
+    """`drover-agent examine`, with the settings of the agent: its exit status."""
+    print(asyncio.run(examine(load_or_exit(arguments, os.environ))).model_dump_json(indent=1))  # noqa: T201
+    return 0
+
+
+_COMMANDS = {"tokens": _tokens, "examine": _examine, "install": _install, "shutdown": _shutdown}
 
 
 def main() -> None:

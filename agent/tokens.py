@@ -12,7 +12,7 @@ from drover.agent.storage.base import Away, Backend, GateClosed
 from drover.coordinator.reports import NodeReport, VolumeReport
 
 
-class _Nothing:
+class Nothing:
     """A runner that runs nothing."""
 
     async def run(self, dataset: str, function: str, arguments: Mapping[str, Any], timeout: float) -> Any:
@@ -21,13 +21,14 @@ class _Nothing:
 
 async def report(settings: Settings) -> NodeReport:
     """Raises ConfigError; StorageError where a volume's token cannot be read."""
-    volumes: list[VolumeReport] = []
-    for name, backend in make_backends(settings, _Nothing()).items():
-        volumes += await _volumes(name, backend)
-    return NodeReport(node=settings.node, volumes=tuple(volumes))
+    found: list[VolumeReport] = []
+    for name, backend in make_backends(settings, Nothing()).items():
+        found += await volumes(name, backend)
+    return NodeReport(node=settings.node, volumes=tuple(found))
 
 
-async def _volumes(name: str, backend: Backend) -> list[VolumeReport]:
+async def volumes(name: str, backend: Backend) -> list[VolumeReport]:
+    """All of one back end. Raises StorageError."""
     found = await backend.stored()
     # One at a time: `look` answers by dataset, and several volumes may have been the same one's.
     here = [(await backend.look([stored.volume]))[stored.volume.dataset] for stored in found]

@@ -16,8 +16,9 @@ from drover.coordinator.keys import Keys
 from drover.coordinator.store import Denied, NoSpace, Store, StoreError, Unanswered, Unavailable, Unfit
 from drover.coordinator.txn import Txn, TxnResult
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the client is imported when it is needed
     from drover.coordinator.etcd import Etcd
+    from drover.coordinator.etcd_rpc import Credentials, Tls
 
 T = TypeVar("T")
 
@@ -25,11 +26,21 @@ _ENDPOINT = re.compile(r"(?:https?://)?(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+):\d
 
 
 @dataclass(frozen=True)
+class Access:
+    """How etcd knows us."""
+
+    tls: Tls | None
+    credentials: Credentials | None
+
+
+@dataclass(frozen=True)
 class Connection:
-    """Where a cluster is. endpoints: `host:port`, with or without http:// or https://."""
+    """Where a cluster is. endpoints: `host:port`, with or without http:// or https://. access: None: as the environment
+    says."""
 
     endpoints: tuple[str, ...]
     keys: Keys
+    access: Access | None = None
 
 
 def connection(endpoints: str, prefix: str) -> Connection:
@@ -93,6 +104,17 @@ _CHECK = (
 )
 
 
+def from_environment() -> Access:
+    """Certificates and a user, from the variables that etcdctl reads too."""
+    from drover.coordinator.etcd import Credentials, Tls
+
+    files = [os.environ.get(name) for name in ("ETCDCTL_CACERT", "ETCDCTL_CERT", "ETCDCTL_KEY")]
+    tls = Tls(*(Path(file) if file else None for file in files)) if any(files) else None
+    user, _, password = os.environ.get("ETCDCTL_USER", "").partition(":")
+    password = os.environ.get("ETCDCTL_PASSWORD", password)
+    return Access(tls, Credentials(user, password) if user else None)
+
+
 @asynccontextmanager
 async def open_store(where: Connection) -> AsyncIterator[Store]:
     """A client for one verb, as `open_etcd` makes it. Raises Usage."""
@@ -102,18 +124,12 @@ async def open_store(where: Connection) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def open_etcd(where: Connection, timeout: float = 2.0) -> AsyncIterator[Etcd]:
-    """A client for one verb; timeout: seconds, of one request. Certificates and a user come from the environment
-    variables that etcdctl reads too. Raises Usage."""
-    from drover.coordinator.etcd import Credentials, Etcd, Tls
+    """A client for one verb; timeout: seconds, of one request. Raises Usage."""
+    from drover.coordinator.etcd import Etcd
 
-    files = [os.environ.get(name) for name in ("ETCDCTL_CACERT", "ETCDCTL_CERT", "ETCDCTL_KEY")]
-    tls = Tls(*(Path(file) if file else None for file in files)) if any(files) else None
-    user, _, password = os.environ.get("ETCDCTL_USER", "").partition(":")
-    password = os.environ.get("ETCDCTL_PASSWORD", password)
+    access = where.access or from_environment()
     try:
-        store = Etcd(
-            where.endpoints, timeout=timeout, tls=tls, credentials=Credentials(user, password) if user else None
-        )
+        store = Etcd(where.endpoints, timeout=timeout, tls=access.tls, credentials=access.credentials)
     except (OSError, ValueError) as error:
         raise Usage(
             f"cannot connect: {error}", "Check --endpoints, ETCDCTL_CACERT, ETCDCTL_CERT and ETCDCTL_KEY."

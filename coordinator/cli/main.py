@@ -49,6 +49,9 @@ VERBS = {
         "Tell what happened: changes of owner with who asked, fences, cordons, pauses; with -f what happens now.",
         f"{_HERE}.events:events",
     ),
+    "doctor": Verb(
+        "Examine this node and the cluster: what is wrong, and what to do about it.", f"{_HERE}.doctor.doctor:doctor"
+    ),
     "cordon": Verb("Let a node take no new datasets. What it has stays there.", f"{_HERE}.cordon:cordon"),
     "uncordon": Verb("Let a node take datasets again. Nothing comes back by itself.", f"{_HERE}.cordon:uncordon"),
     "drain": Verb("Cordon a node and move all its datasets to others, a few at a time.", f"{_HERE}.drain:drain"),

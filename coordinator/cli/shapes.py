@@ -184,3 +184,20 @@ class RolesJson(TypedDict):
 
     dry_run: Annotated[bool, "true: nothing of it was done"]
     steps: Annotated[list[str], "what was changed, or would be: for people"]
+
+
+class FindingJson(TypedDict):
+    """One finding of `drover doctor`"""
+
+    severity: Annotated[str, "`ok`, `note`, `warning` or `failing`"]
+    about: str
+    what: str
+    todo: Annotated[str, 'what to do; "" for nothing']
+
+
+class DoctorJson(TypedDict):
+    """`drover doctor --json`"""
+
+    failing: Annotated[bool, "whether anything is; the exit code is 1 then"]
+    node: Annotated[str | None, "the node that was examined; null: this machine is none"]
+    findings: Annotated[list[FindingJson], "the worst first"]
