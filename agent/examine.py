@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -182,7 +183,7 @@ def _taken(listen: str) -> bool:
         try:
             probe.bind((parts.hostname, parts.port))
         except OSError as error:
-            return error.errno == 98  # EADDRINUSE
+            return error.errno == errno.EADDRINUSE
     return False
 
 

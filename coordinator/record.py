@@ -61,6 +61,8 @@ class Record(BaseModel):
             first = next((one for one in (first, *others) if one["type"] == "extra_forbidden"), first)
             where = ".".join(str(part) for part in first["loc"])
             said = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "too_short" and first["ctx"]["min_length"] == 1:
+                said = "must have at least one entry"
             if first["type"] == "extra_forbidden":
                 said = cls._no_field(where)
             raise InvalidRecord(one_line(f"{where}: {said}" if where else said)) from None

@@ -21,6 +21,7 @@ from drover.coordinator.keys import DEFAULT_PREFIX, Key, Keys, Kind, range_end
 from drover.coordinator.record import InvalidRecord, R, timestamp
 from drover.coordinator.records import Cordon, Fence, HistoryEntry, NodeRecord, Pause
 from drover.coordinator.store import Change, Compacted, Store, Unavailable, WatchBroken
+from drover.coordinator.txn import Entry
 
 _AGAIN = 0.2
 """Seconds between two tries to watch, where etcd is away."""
@@ -70,7 +71,9 @@ def event(change: Change, keys: Keys) -> Event | None:
             return _epoch(key.name.rpartition("/")[0], entry, revision)
         case Kind.FENCES if fence := _read(Fence, value):
             detail = f" ({fence.detail})" if fence.detail else ""
-            what = f"fenced by {fence.by}: {fence.evidence.value}{detail}, incarnation {key.name}"
+            replaced = change.entry.create_revision != revision
+            verb = "its fence says more, by" if replaced else "fenced by"
+            what = f"{verb} {fence.by}: {fence.evidence.value}{detail}, incarnation {key.name}"
             return Event(revision, fence.at, "fence", what, node=fence.node)
         case Kind.CORDONS if cordon := _read(Cordon, value):
             told = f"by {cordon.by}" if cordon.by else ""
@@ -85,6 +88,17 @@ def event(change: Change, keys: Keys) -> Event | None:
     return None
 
 
+def _replaced(entry: Entry, keys: Keys) -> Event | None:
+    """That a fence was there before the one that stands now: what followed from it comes after it. Of the earlier one
+    etcd keeps the revision only, not the time."""
+    key = keys.parse(entry.key)
+    if key is None or key.kind is not Kind.FENCES or entry.create_revision == entry.mod_revision:
+        return None
+    if (fence := _read(Fence, entry.value)) is None:
+        return None
+    return Event(entry.create_revision, "", "fence", f"fenced, incarnation {key.name}", node=fence.node)
+
+
 def _epoch(dataset: str, entry: HistoryEntry, revision: int) -> Event:
     way = f"{entry.before} → {entry.node}" if entry.before and entry.before != entry.node else entry.node
     told = [f"{way}, epoch {entry.epoch}: {entry.because}"]
@@ -94,6 +108,10 @@ def _epoch(dataset: str, entry: HistoryEntry, revision: int) -> Event:
         told.append(f"gap {output.milliseconds(entry.gap_ms)}")
     kind = "active" if entry.gap_ms is not None else "epoch"
     return Event(revision, entry.at, kind, ", ".join(told), dataset, entry.node, entry.epoch)
+
+
+def _which(it: Event) -> tuple[int, str, str, str]:
+    return it.revision, it.kind, it.dataset, it.node
 
 
 def _gone(key: Key, revision: int) -> Event | None:
@@ -138,6 +156,7 @@ async def past(store: Store, keys: Keys, dataset: str = "") -> tuple[list[Event]
         revision = revision or listed.revision
         changes = (Change(entry.key, entry, entry.mod_revision) for entry in listed.entries)
         found += [told for change in changes if (told := event(change, keys)) and told.kind != "here"]
+        found += [told for entry in listed.entries if (told := _replaced(entry, keys))]
     return sorted(found, key=lambda it: it.revision), revision
 
 
@@ -191,8 +210,8 @@ def events(
         for it in told:
             tell(it)
         if following:
-            known = {it.revision for it in told}
-            await follow(store, keys, revision, name, lambda it: None if it.revision in known else tell(it))
+            known = {_which(it) for it in told}  # one transaction can tell several things
+            await follow(store, keys, revision, name, lambda it: None if _which(it) in known else tell(it))
 
     try:
         run(connection(endpoints, prefix), work)

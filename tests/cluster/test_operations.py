@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.cluster import Cluster, Dataset
-from tests.playground import eventually
+from tests.playground import DROVER, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operations")]
 
@@ -85,3 +85,21 @@ def test_what_was_removed_by_mistake_comes_back_from_the_trash_with_its_data_bes
     other.active_on("node-c")
     assert other.read("file") == "precious\n"
     cluster.drover("rm", other.name)
+
+
+def test_doctor_finds_a_node_well_and_then_what_a_power_cut_has_left(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a", failover="none")
+    playground = cluster.playground
+    config = str(playground.directory / "nodes" / "node-a" / "agent.toml")
+    said = json.loads(playground.exec("node-a", DROVER, "doctor", "--config", config, "--json").stdout)
+    assert said["node"] == "node-a"
+    assert not said["failing"], said
+    assert {"agent", "back ends", "cgroups"} <= {one["about"] for one in said["findings"] if one["severity"] == "ok"}
+    playground.kill("node-a")
+    data.says("failover: none", within=30)
+    done = cluster.drover("doctor", "--json", check=False)
+    told = {one["what"] for one in json.loads(done.stdout)["findings"] if one["severity"] == "failing"}
+    assert done.returncode == 1
+    assert any(what.startswith(f"{data.name} is waiting") for what in told), told
+    playground.start("node-a")
+    data.active_on("node-a", within=30)

@@ -66,3 +66,14 @@ def test_what_cannot_be_read_is_left_out(w: World) -> None:
 def test_control_characters_from_etcd_do_not_reach_the_terminal(w: World) -> None:
     w.put(w.keys.history("notes", 1), HistoryEntry(epoch=1, node="a", because="\x1b[31mred", at=SINCE))
     assert "\x1b" not in w.drover("events").out
+
+
+def test_a_fence_that_was_replaced_stands_before_what_followed_from_it_and_its_replacement_after(w: World) -> None:
+    w.fence("node-a", Evidence.SILENCE)
+    w.history("notes", 2, "node-c", "node-a", Evidence.SILENCE)
+    w.fence("node-a", Evidence.OPERATOR)
+    first, epoch, replaced = w.drover("events").out.splitlines()
+    assert "fenced, incarnation node-a." in first
+    assert first.startswith("- "), "nobody has its time any more"
+    assert "node-a → node-c" in epoch
+    assert "its fence says more, by node-z: operator" in replaced

@@ -246,6 +246,7 @@ def test_of_a_node_that_is_well_nothing_is_said(armed: World) -> None:
         ({"reset": "none"}, "note nothing resets this machine"),
         ({"watchdog": WatchdogState(path="/dev/watchdog", there=False)}, "failing there is no watchdog"),
         ({"watchdog": WatchdogState(path="/dev/watchdog", there=True)}, "failing nobody has /dev/watchdog open"),
+        ({"listen": ("127.0.0.1:1", "[::1]:1", "10.0.0.1:7470")}, "warning the agent answers without TLS at 10.0.0.1"),
         ({"taken": ("127.0.0.1:7470",)}, "failing something else listens on 127.0.0.1:7470"),
         ({"memory": ()}, "warning run_dir survives a reboot"),
         ({"memory": ("run_dir", "state_dir")}, "warning state_dir does not survive"),

@@ -303,3 +303,10 @@ def test_a_timestamp_is_utc_to_the_millisecond() -> None:
     here = datetime(2026, 1, 2, 5, 4, 5, 678_900, timezone(timedelta(hours=2)))
     assert timestamp(here) == "2026-01-02T03:04:05.678Z"
     assert timestamp(here.astimezone(UTC)) == timestamp(here)
+
+
+@pytest.mark.parametrize("field", ["command", "datasets"])
+def test_an_empty_list_where_something_is_needed_is_told_in_plain_words(field: str) -> None:
+    spec = {"command": ["true"], "datasets": ["notes"]} | {field: []}
+    with pytest.raises(InvalidRecord, match=f"^{field}: must have at least one entry$"):
+        WorkloadSpec.decode(json.dumps(spec).encode())

@@ -72,7 +72,7 @@ def datasets(picture: Picture, now: datetime) -> list[Finding]:
                 found.append(note("datasets", what, f"On its own: {following}"))
             case _:
                 content += 1
-    return [*found, ok("datasets", f"{content} are as they should be")]
+    return [*found, ok("datasets", f"as they should be: {content}")]
 
 
 def unproven(picture: Picture, now: datetime) -> list[Finding]:
