@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from drover.coordinator.cli import main
 from tests.cluster.cluster import Cluster, Dataset
 from tests.playground import DROVER, eventually
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("operations")]
 
@@ -103,3 +111,21 @@ def test_doctor_finds_a_node_well_and_then_what_a_power_cut_has_left(cluster: Cl
     assert any(what.startswith(f"{data.name} is waiting") for what in told), told
     playground.start("node-a")
     data.active_on("node-a", within=30)
+
+
+def test_every_command_of_the_operations_guide_does_what_it_is_shown_for(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DROVER_ENDPOINTS", ",".join(cluster.playground.endpoints))
+    monkeypatch.setenv("PATH", f"{Path(DROVER).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("MEMBER", cluster.playground.endpoints[0])
+    commands = re.findall(r"^\$ (.+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    assert len(commands) > 20
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        if program == "drover":  # in this process: to start it takes longer than all that it does
+            code = main.run(arguments)
+        else:
+            code = subprocess.run(["sh", "-c", command], capture_output=True, timeout=30).returncode
+        assert code == 0, f"{command}: {capsys.readouterr()}"
