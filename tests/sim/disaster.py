@@ -99,7 +99,7 @@ async def _report(machine: Machine) -> NodeReport:
 
     volumes = []
     for name in (SHARED, BLOCK):
-        volumes += await tokens._volumes(name, SimBackend(name, machine, SimGuard(machine)))
+        volumes += await tokens.volumes(name, SimBackend(name, machine, SimGuard(machine)))
     return NodeReport(node=machine.name, volumes=tuple(volumes))
 
 
