@@ -63,13 +63,15 @@ class Playground:
         etcd_fast: bool = False,
         reset: bool = False,
         btrfs: bool = False,
+        docker: bool = False,
     ) -> None:
         self.btrfs = btrfs
         self.layout = Layout.of(directory)
         self._options = (nodes, etcd, agents, timings, etcd_fast, reset)
+        self._docker = docker
 
     def __enter__(self) -> Self:
-        self.settings = up(self.layout, *self._options, btrfs=self.btrfs)
+        self.settings = up(self.layout, *self._options, btrfs=self.btrfs, docker=self._docker)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

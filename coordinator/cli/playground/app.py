@@ -70,7 +70,8 @@ def up(
         typer.Option("--reset/--no-reset", help="A node that cannot stop all writing in time is reset by its guard."),
     ] = True,
     btrfs: Annotated[bool, typer.Option("--btrfs", help="Give each node a btrfs pool of its own.")] = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for etcd and agents.")] = 60.0,
+    docker: Annotated[bool, typer.Option("--docker", help="Run a Docker Engine on every node.")] = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for all of it.")] = 60.0,
 ) -> None:
     """Start a playground; return when etcd and all agents answer.
 
@@ -82,7 +83,7 @@ def up(
     layout = _layout(directory)
     with _explained():
         profile: Profile | None = timings.value if timings else None
-        settings = bring_up(layout, nodes, etcd, agents, profile, etcd_fast, reset, timeout, btrfs)
+        settings = bring_up(layout, nodes, etcd, agents, profile, etcd_fast, reset, timeout, btrfs, docker)
     say(f"{layout.directory} is up: {settings.nodes} nodes, {settings.etcd} etcd, {settings.network}")
     say(f'For etcdctl and drover: eval "$(drover playground env {shlex.quote(str(directory))})"')
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,6 +31,15 @@ HOLD = RUN / "hold"
 """While it exists the service is not started. SIGHUP tells PID 1 to look."""
 
 _READY = b"ready"
+
+
+@dataclass(frozen=True)
+class Companion:
+    """Something that a machine keeps running beside its service. name: of its cgroup."""
+
+    name: str
+    command: list[str]
+    log: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class Boot:
     environment: dict[str, str]
     log: str
     hold: bool
+    companions: list[Companion] = field(default_factory=list)
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -56,6 +66,7 @@ class Boot:
 
 def main() -> NoReturn:
     boot = Boot(**json.loads(sys.argv[1]))
+    boot = replace(boot, companions=[Companion(**one) for one in json.loads(sys.argv[1])["companions"]])
     try:
         _enter(boot)
         reader, writer = os.pipe()
@@ -87,7 +98,7 @@ def _enter(boot: Boot) -> None:
         | syscalls.CLONE_NEWIPC
         | syscalls.CLONE_NEWCGROUP
     )
-    for leaf in ("init", "service", "exec"):
+    for leaf in ("init", "service", "exec", *(companion.name for companion in boot.companions)):
         (group / leaf).mkdir(exist_ok=True)
     (group / "init/cgroup.procs").write_text("0")
 
@@ -128,8 +139,8 @@ def _furnish(boot: Boot) -> None:
     syscalls.mount("proc", Path("/proc"), "proc")
     for directory in (Path("/run"), Path("/srv")):
         syscalls.mount("tmpfs", directory, "tmpfs", data="mode=755")
-    for directory in (RUN, Path("/run/lock"), Path("/run/netns")):
-        directory.mkdir()
+    for directory in (RUN, Path("/run/lock"), Path("/run/netns"), Path("/run/docker/plugins")):
+        directory.mkdir(parents=True)
     if boot.hold:
         HOLD.touch()
     syscalls.mount("cgroup2", Path("/sys/fs/cgroup"), "cgroup2")
@@ -146,22 +157,35 @@ def _furnish(boot: Boot) -> None:
 
 
 def _keep_running(boot: Boot) -> NoReturn:
-    service, not_before = 0, 0.0
+    """The service, and what runs beside it, each of which is started again when it has ended."""
+    service = Companion("service", boot.service, boot.log)
+    not_before = {one.name: 0.0 for one in (service, *boot.companions) if one.command}
+    running: dict[int, str] = {}
     while True:
-        wait = None
-        if boot.service and not service and not HOLD.exists():
-            wait = max(not_before - time.monotonic(), 0)
-            if not wait:
-                service, wait = _start(boot), None
+        waits = []
+        for one in (service, *boot.companions):
+            if one.name not in not_before or one.name in running.values() or (one is service and HOLD.exists()):
+                continue
+            if (wait := not_before[one.name] - time.monotonic()) > 0:
+                waits.append(wait)
+                continue
+            pid = _start(one, boot.environment)
+            running[pid] = one.name
+            if one is service:
+                new = SERVICE_PID.with_suffix(".new")
+                new.write_text(str(pid))
+                new.rename(SERVICE_PID)
         wanted = {signal.SIGCHLD, signal.SIGHUP}
-        if wait is None:
-            signal.sigwaitinfo(wanted)
+        if waits:
+            signal.sigtimedwait(wanted, min(waits))
         else:
-            signal.sigtimedwait(wanted, wait)
+            signal.sigwaitinfo(wanted)
         for pid in _ended():
-            if pid == service:
+            if (name := running.pop(pid, None)) is None:
+                continue
+            if name == service.name:
                 SERVICE_PID.unlink(missing_ok=True)
-                service, not_before = 0, time.monotonic() + RESTART_AFTER
+            not_before[name] = time.monotonic() + RESTART_AFTER
 
 
 def _ended() -> list[int]:
@@ -176,21 +200,18 @@ def _ended() -> list[int]:
         found.append(pid)
 
 
-def _start(boot: Boot) -> int:
+def _start(one: Companion, environment: dict[str, str]) -> int:
     pid = os.fork()
     if pid:
-        new = SERVICE_PID.with_suffix(".new")
-        new.write_text(str(pid))
-        new.rename(SERVICE_PID)
         return pid
     try:
-        Path("/sys/fs/cgroup/service/cgroup.procs").write_text("0")
+        Path(f"/sys/fs/cgroup/{one.name}/cgroup.procs").write_text("0")
         os.setsid()
-        log = os.open(boot.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        log = os.open(one.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.execve(boot.service[0], boot.service, boot.environment)
+        os.execve(one.command[0], one.command, environment)
     except OSError:
         traceback.print_exc()
     os._exit(127)

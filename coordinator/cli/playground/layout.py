@@ -46,7 +46,8 @@ class Machine:
 @dataclass(frozen=True)
 class Settings:
     """`playground.json`: what the user asked for. subnet: three bytes with dots. complete: `up` came to its end.
-    lived: an `up` ever did, so that there may be data. btrfs: each node has a pool of its own.
+    lived: an `up` ever did, so that there may be data. btrfs: each node has a pool of its own. docker: an engine runs
+    on every node.
 
     For tests: environment is added to that of every agent; etcd_port is where agents reach the etcd members, and can be
     that of a proxy in each member's network.
@@ -59,6 +60,7 @@ class Settings:
     timings: Profile | None = None
     etcd_fast: bool = False
     reset: bool = False
+    docker: bool = False
     complete: bool = False
     lived: bool = True
     btrfs: bool = False
@@ -182,6 +184,9 @@ class Layout:
 
     def log(self, machine: Machine) -> Path:
         return self.home(machine) / ("agent.log" if machine.kind is Kind.NODE else "etcd.log")
+
+    def engine_log(self, machine: Machine) -> Path:
+        return self.home(machine) / "dockerd.log"
 
     def settings(self) -> Settings:
         """Raises NotPossible where there is no playground."""

@@ -10,10 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from drover.coordinator.cli.errors import Failed, NotPossible
-from drover.coordinator.cli.playground import blockdev, etcd, filesystems, network, tools
+from drover.coordinator.cli.playground import blockdev, engine, etcd, filesystems, network, tools
 from drover.coordinator.cli.playground.cgroup import Group, mount_point
 from drover.coordinator.cli.playground.devices import Devices
-from drover.coordinator.cli.playground.init import SERVICE_PID, Boot
+from drover.coordinator.cli.playground.init import SERVICE_PID, Boot, Companion
 from drover.coordinator.cli.playground.layout import DATA_PORT, GRPC_PORT, HTTP_PORT, Kind, Layout, Machine, Settings
 
 _MACHINE_ID, _BOOT_ID = Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")
@@ -188,6 +188,7 @@ def _boot(place: Place) -> subprocess.Popen[str]:
     if _MACHINE_ID.exists():
         binds.append((str(machine_id), str(_MACHINE_ID)))
     images: list[tuple[str, str]] = []
+    companions: list[Companion] = []
     if machine.kind is Kind.NODE:
         environment |= {"DROVER_MACHINE_ID": machine_id.read_text().strip(), **settings.environment}
         (place.home / "state").mkdir(exist_ok=True)
@@ -198,6 +199,8 @@ def _boot(place: Place) -> subprocess.Popen[str]:
         if settings.btrfs:
             images.append(_pool(place))
         service = [tools.find("drover-agent"), "--config", str(place.home / "agent.toml")]
+        if settings.docker:
+            companions = [Companion("engine", engine.command(place.home), str(layout.engine_log(machine)))]
     else:
         service = etcd.command(layout, settings, machine)
     place.group.make()
@@ -212,6 +215,7 @@ def _boot(place: Place) -> subprocess.Popen[str]:
         environment=environment,
         log=str(layout.log(machine)),
         hold=machine.kind is Kind.NODE and not settings.agents,
+        companions=companions,
     )
     return subprocess.Popen(
         [*tools.python("init"), boot.encode()],

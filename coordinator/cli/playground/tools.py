@@ -19,6 +19,9 @@ _PACKAGES = {
     "etcd": "etcd-server",
     "etcdctl": "etcd-client",
     "mkfs.btrfs": "btrfs-progs",
+    "dockerd": "docker.io",
+    "iptables": "iptables",
+    "busybox": "busybox-static",
 }
 
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from drover.coordinator.cli.errors import NotPossible, Usage
-from drover.coordinator.cli.playground import cgroup, etcd, machine, network, tools
+from drover.coordinator.cli.playground import cgroup, engine, etcd, machine, network, tools
 from drover.coordinator.cli.playground.down import take_down
-from drover.coordinator.cli.playground.layout import MAX_NODES, Layout, Machine, Profile, Settings, free_subnet
+from drover.coordinator.cli.playground.layout import MAX_NODES, Kind, Layout, Machine, Profile, Settings, free_subnet
 from drover.coordinator.cli.playground.lock import locked
 
 _TAIL = 15
@@ -31,6 +31,7 @@ def up(
     reset: bool = False,
     timeout: float = 60.0,
     btrfs: bool = False,
+    docker: bool = False,
 ) -> Settings:
     """Starts a playground and waits, at most `timeout` seconds, until etcd and every agent answer. What is left of an
     earlier life is removed first, data and logs stay; a failure leaves nothing running.
@@ -43,9 +44,13 @@ def up(
     if members not in (1, 3):
         raise Usage(f"a playground has 1 or 3 etcd members, not {members}")
     _check_machine(layout, btrfs)
+    if docker:
+        engine.check()
     layout.directory.mkdir(parents=True, exist_ok=True)
     with locked(layout.directory):
-        asked = Settings(nodes, members, "", agents, timings, etcd_fast, reset, lived=False, btrfs=btrfs)
+        asked = Settings(
+            nodes, members, "", agents, timings, etcd_fast, reset, docker, lived=False, btrfs=btrfs
+        )
         settings = _settings(layout, asked)
         layout.save(settings)
         try:
@@ -139,6 +144,11 @@ def _machines(layout: Layout, settings: Settings, deadline: float) -> None:
             deadline,
             lambda: "not all agents have joined" + _tails(layout, missing()),
         )
+
+    if settings.docker:
+        for place in places:
+            if place.machine.kind is Kind.NODE:
+                engine.ready(place.machine.name, place.running(), layout.engine_log(place.machine), deadline)
 
 
 def _tails(layout: Layout, machines: list[Machine]) -> str:

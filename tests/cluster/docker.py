@@ -1,0 +1,41 @@
+"""Two nodes, each with a real Docker Engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.playground import Playground
+
+IMAGE = "busybox"
+
+
+class Engines(Playground):
+    """A playground with an engine on every node."""
+
+    def __init__(self, directory: Path, nodes: int = 2) -> None:
+        super().__init__(directory, nodes=nodes, docker=True)
+
+    def docker(self, node: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.exec(node, "docker", *arguments, check=check, timeout=60)
+
+    def said(self, node: str, *arguments: str) -> str:
+        return self.docker(node, *arguments).stdout.strip()
+
+    def refused(self, node: str, *arguments: str) -> str:
+        """What it said as it failed."""
+        done = self.docker(node, *arguments, check=False)
+        assert done.returncode, f"{arguments} did not fail: {done.stdout}"
+        return done.stderr
+
+    def call(self, node: str, method: str, request: Any) -> dict[str, Any]:
+        """What the plugin itself answers, as the engine would ask it. request: None: an empty body."""
+        body = "" if request is None else json.dumps(request)
+        url = f"http://docker/{method}"
+        answer = self.exec(
+            node, "curl", "-s", "--unix-socket", "/run/docker/plugins/drover.sock", "-X", "POST", "-d", body, url
+        )
+        found: dict[str, Any] = json.loads(answer.stdout)
+        return found
