@@ -10,13 +10,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import drover
 from drover.agent import control, testify
 from drover.agent.addresses import host_port, joined
-from drover.agent.api import http, rpc
+from drover.agent.api import docker_volume, http, rpc
 from drover.agent.api.copies import Asking
+from drover.agent.api.docker_options import Defaults
 from drover.agent.backends import make_backends
 from drover.agent.cgroups import Cgroups
 from drover.agent.config import Settings
@@ -37,10 +39,11 @@ from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
 from drover.agent.reporter import Reporter
 from drover.agent.sight import Sight
-from drover.agent.storage.base import Backend, Family
+from drover.agent.storage.base import Backend, Family, Mounted
 from drover.agent.systemd import Systemd
 from drover.agent.telemetry import Telemetry
 from drover.agent.transfer.path import TcpDataPath, data_path
+from drover.agent.users import Users
 from drover.agent.worker import Shared
 from drover.agent.workers import Workers
 from drover.agent.workloads.base import Runtime
@@ -277,6 +280,8 @@ class Agent:
         reporter = self._reporter = Reporter(member, lambda dataset: self._told(ignored, dataset))
         local = Local(self._backends, lambda name: workers.wake(name))
         allowed = frozenset(self._settings.workloads.allow)
+        docker = self._settings.docker
+        users = Users(self._settings.run_dir / "docker.json", docker.engine) if docker.socket else None
         execute = Executor(
             member,
             self._backends,
@@ -285,11 +290,12 @@ class Agent:
             self._settings.mount_root,
             self._telemetry,
             helpers,
+            users=users,
         )
         copier = self._copier(member, lambda name: workers.wake(name))
         execute.copier = copier
         self._sight.copying = lambda: execute.copying
-        shared = Shared(member, execute, reporter, allowed, self._leave)
+        shared = Shared(member, execute, reporter, allowed, self._leave, users)
         workers = self._workers = Workers(shared)
         janitor = Janitor(member.view, self._runtimes)
         preparer = Preparer(member.view, member.node, self._runtimes, allowed)
@@ -313,6 +319,19 @@ class Agent:
             group.create_task(workers.run())
             group.create_task(janitor.run())
             group.create_task(preparer.run())
+            if users is not None:
+                users.changed = workers.wake
+                group.create_task(self._serve_volumes(member, users, local))
+
+    async def _serve_volumes(self, member: Member, users: Users, local: Local) -> None:
+        def path(dataset: str) -> Path | None:
+            here = local.seen(dataset)
+            return here.path if isinstance(here, Mounted) else None
+
+        docker = self._settings.docker
+        volumes = docker_volume.Volumes(member, users, path, Defaults(docker.backend, docker.size))
+        async with docker_volume.serving(volumes, Path(docker.socket)):
+            await asyncio.Event().wait()
 
     @staticmethod
     async def _picture(member: Member) -> None:

@@ -296,6 +296,16 @@ class Guard(_Table):
     reset: Annotated[str, AfterValidator(_reset)] = NOTHING
 
 
+class Docker(_Table):
+    """socket: where Docker Engines find the volume plugin; empty: there is none. engine: the engine's own socket.
+    backend, size: of volumes that do not say it; empty: they have to."""
+
+    socket: str = ""
+    engine: AbsolutePath = Path("/run/docker.sock")
+    backend: str = ""
+    size: str = ""
+
+
 Free = Annotated[dict[str, Any], BeforeValidator(_parsed)]
 
 
@@ -334,6 +344,7 @@ class Settings(BaseSettings):
     moves: Annotated[Moves, BeforeValidator(_parsed)] = Moves()
     workloads: Annotated[Workloads, BeforeValidator(_parsed)] = Workloads()
     guard: Annotated[Guard, BeforeValidator(_parsed)] = Guard()
+    docker: Annotated[Docker, BeforeValidator(_parsed)] = Docker()
 
     _layers: tuple[Layer, ...] = PrivateAttr(default=())
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from drover.agent.steps import (
 )
 from drover.agent.storage.base import Backend, Family, LocalCopies, NotFound, StorageError, Token, Volume
 from drover.agent.telemetry import Telemetry
+from drover.agent.users import Users
 from drover.agent.workloads.base import Runtime, WorkloadError
 from drover.coordinator.member import Member
 from drover.coordinator.protocol.dataset import Dataset
@@ -74,6 +76,7 @@ class Executor:
     helpers: HelperPool
     copier: Copier | None = None
     """None: no back end here has local copies."""
+    users: Users | None = None
     cutovers: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By dataset: an epoch, and the milliseconds for which it was mounted nowhere when that began."""
     _down: dict[str, float] = field(default_factory=dict)
@@ -124,7 +127,8 @@ class Executor:
                 await self.helpers.prepare(name)
                 self._down.setdefault(name, time.time())
                 backend, volume = self._at(unit[name])
-                await backend.unpublish(volume)
+                with self._nobody_begins(unit[name]):
+                    await backend.unpublish(volume)
             case Handover(names, to, because):
                 await self._handover(*_split(unit, names), to, because)
             case Replicate(name, to):
@@ -140,6 +144,20 @@ class Executor:
                 await self.member.verbs.release([unit[n] for n in names], because)
             case Destroy(name):
                 await self._destroy(unit[name])
+
+    @contextmanager
+    def _nobody_begins(self, d: Dataset) -> Iterator[None]:
+        """Meanwhile no container here comes to use it. Raises Busy where one does, unless it is not ours any more."""
+        if self.users is None:
+            yield
+            return
+        mine = d.tenure is not None and d.tenure.held and d.tenure.incarnation == self.member.incarnation
+        self.users.leave(d.name, insist=not mine)
+        try:
+            yield
+            self.local.forget(d.name)
+        finally:
+            self.users.left(d.name)
 
     def _at(self, d: Dataset) -> tuple[Backend, Volume]:
         volume = volume_of(d)

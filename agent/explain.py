@@ -54,6 +54,7 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
     assert tenure is not None
     here = s.here.get(d.name, Away())
     status = Status(phase=Phase.STARTING, node=s.node, epoch=tenure.epoch, reason=tenure.because)
+    status = _with(status, users=s.users.get(d.name, ()))
     if isinstance(here, Mounted) and tenure.state is State.ACTIVE:
         status = _with(status, phase=Phase.ACTIVE, path=str(here.path), cutover_ms=s.cutovers.get(d.name))
     elif isinstance(here, Attached):

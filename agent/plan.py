@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 from drover.agent.explain import Decision, explain
 from drover.agent.rounds import Again, Copying
-from drover.agent.situation import TRIES, Situation
+from drover.agent.situation import BEING_STARTED, TRIES, Situation
 from drover.agent.steps import (
     Activate,
     Clear,
@@ -60,6 +60,10 @@ from drover.coordinator.protocol.placement import Claim, Dismiss, Give, Keep, No
 from drover.coordinator.records import State, Status
 from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 
+STARTING_LOOK = 0.5
+"""Seconds between two looks which container it is that has just been given a dataset."""
+USERS_LOOK = 5.0
+"""Seconds between two looks whether containers still use what is wanted elsewhere."""
 GATE_LOOK = 1.0
 """Seconds between two looks at a closed gate: that it opens is told, but nothing may hang on that."""
 
@@ -86,6 +90,8 @@ def plan(s: Situation) -> Plan:
     decision = _decide(s)
     steps, wake = _steps(s, decision)
     steps = (*(StopReplicating(name) for name in _idle(s, decision)), *steps)
+    if any(BEING_STARTED in users for users in s.users.values()):
+        wake = min(wake or s.now + STARTING_LOOK, s.now + STARTING_LOOK)
     parted = s.leaving is not None and not steps and isinstance(decision, Park | Nothing)
     return Plan(steps, explain(s, decision), wake, isinstance(decision, Give | Dismiss | Park), parted)
 
@@ -94,6 +100,8 @@ def _decide(s: Situation) -> Decision:
     if s.leaving is not None:
         return part(s.node, s.unit, s.mine, s.cluster, s.leaving)
     decision = placement.decide(s.node, s.incarnation, s.unit, s.cluster)
+    if isinstance(decision, Give) and (users := sorted({user for d in s.mine for user in s.users.get(d.name, ())})):
+        return Keep(f"in use by {', '.join(users)}; stop it, then it moves to {decision.to}")
     if isinstance(decision, Give) and s.blocked is not None and s.blocked.until > s.now:
         asking = placement.newest_desired(s.unit)
         if asking is not None and asking.desired_revision == s.blocked.asked:
@@ -137,6 +145,8 @@ def _steps(s: Situation, decision: Decision) -> tuple[tuple[Step, ...], float | 
             steps, wake = _hold(s, mine)
             if s.blocked is not None and s.blocked.until > s.now:
                 wake = min(wake or s.blocked.until, s.blocked.until)
+            if decision.warning and any(s.users.values()):
+                wake = min(wake or s.now + USERS_LOOK, s.now + USERS_LOOK)
             return steps, wake
         case Nothing():
             return _stop(s, [d.name for d in s.unit]), None

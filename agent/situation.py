@@ -17,6 +17,9 @@ from drover.coordinator.specs import WorkloadSpec
 TRIES = 3
 """An assigned holder that could not activate so often hands the dataset on."""
 
+BEING_STARTED = "a container that is being started"
+"""Among a dataset's users: the engine has it, and no process yet."""
+
 
 @dataclass(frozen=True)
 class Trouble:
@@ -46,7 +49,7 @@ class Situation:
     here: by dataset, for those with a tenure. cutovers: by dataset: milliseconds of the move or fail-over that began
     this epoch. conditions: by workload of this unit. failures: restarts in a row, by workload. claim_since: when the
     claim that is open was first decided on. leaving: this node shuts down. copying: datasets of the unit that are being
-    sent to another node.
+    sent to another node. users: by dataset: containers that use it here without being workloads.
     """
 
     node: str
@@ -66,6 +69,7 @@ class Situation:
     leaving: Leaving | None = None
     cutovers: Mapping[str, int] = field(default_factory=dict)
     copying: Mapping[str, Copying] = field(default_factory=dict)
+    users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def mine(self) -> list[Dataset]:

@@ -15,6 +15,7 @@ from drover.agent.reporter import Reporter
 from drover.agent.situation import Blocked, Situation, Trouble
 from drover.agent.steps import AT_STORAGE, LastIncrement, StartWorkload, Step, Unpublish
 from drover.agent.storage.base import Busy, StorageError
+from drover.agent.users import Users
 from drover.agent.workloads.base import Absent, Condition, Exited, WorkloadError
 from drover.agent.workloads.restart import restarts
 from drover.coordinator.member import Member
@@ -43,6 +44,8 @@ class Shared:
     reporter: Reporter
     allowed: frozenset[str]
     leave: Leave
+    users: Users | None = None
+    """None: no engine asks this node for volumes."""
 
 
 def pause_after(tries: int) -> float:
@@ -118,6 +121,7 @@ class Worker:
             if self.names & set(spec.datasets) and spec.kind in shared.execute.runtimes:
                 found = await shared.execute.runtimes[spec.kind].look()
                 conditions[name] = found.get(name, Absent())
+        users = {d.name: await shared.users.of(d.name, here.get(d.name)) for d in unit} if shared.users else {}
         leaving = shared.leave.now
         about = tuple((d.spec_revision, d.tenure.epoch if d.tenure else 0) for d in unit)
         if about != self._trouble_about or leaving != self._leaving:
@@ -139,6 +143,7 @@ class Worker:
             blocked=self._blocked,
             leaving=leaving,
             copying={n: c for n, c in shared.execute.copying.items() if n in self.names},
+            users=users,
             cutovers={
                 d.name: known[1]
                 for d in unit

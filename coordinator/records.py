@@ -229,6 +229,8 @@ class Status(Record):
     epoch: int = 0
     path: str = ""
     warning: str = ""
+    users: tuple[str, ...] = ()
+    """Containers that use it without being workloads: it is not moved under their hands."""
     cutover_ms: int | None = None
     """How long the dataset was mounted nowhere when this epoch began, by wall clocks: since the source of a move had
     stopped using it, or since the last heartbeat that was seen of the node that died."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.playground import Playground
+from tests.playground import Playground, eventually
 
 IMAGE = "busybox"
 
@@ -17,6 +18,7 @@ class Engines(Playground):
 
     def __init__(self, directory: Path, nodes: int = 2) -> None:
         super().__init__(directory, nodes=nodes, docker=True)
+        self._number = 0
 
     def docker(self, node: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.exec(node, "docker", *arguments, check=check, timeout=60)
@@ -39,3 +41,21 @@ class Engines(Playground):
         )
         found: dict[str, Any] = json.loads(answer.stdout)
         return found
+
+    def volume_made(self, node: str) -> str:
+        """A new, small one."""
+        self._number += 1
+        name = f"volume-{self._number}"
+        options = ("-o", "size=64MiB", "-o", "fs=ext4", "-o", "fencing=cooperative")
+        self.docker(node, "volume", "create", "-d", "drover", *options, name)
+        return name
+
+    def record(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.etcdctl("get", "--print-value-only", f"/drover/{key}") or "{}")
+        return found
+
+    def owner(self, volume: str) -> str:
+        return str(self.record(f"owners/{volume}").get("node"))
+
+    def waits_for(self, volume: str, condition: Callable[[dict[str, Any]], bool]) -> None:
+        eventually(lambda: condition(self.record(f"status/{volume}")), f"the status of {volume}", every=0.1)

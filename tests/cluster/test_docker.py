@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from drover.coordinator.cli.playground import tools
+from drover.coordinator.cli.playground.down import down
+from drover.coordinator.cli.playground.layout import Layout
 from tests.cluster.docker import IMAGE, Engines
+from tests.playground import eventually
+
+ENVIRONMENT = os.environ | {"PATH": tools.search_path()}
+WRITE = ("sh", "-c", "echo hello > /data/greeting")
 
 
 @pytest.fixture(scope="module")
@@ -15,9 +25,108 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
         yield playground
 
 
+@pytest.mark.long
 def test_each_node_of_a_playground_has_an_engine_of_its_own(engines: Engines) -> None:
     for node in engines.nodes:
         engines.docker(node, "run", "-d", "--name", f"on-{node}", IMAGE, "sleep", "60")
     for node in engines.nodes:
         assert engines.said(node, "ps", "--format", "{{.Names}}") == f"on-{node}"
         engines.docker(node, "rm", "-f", f"on-{node}")
+
+
+@pytest.fixture
+def volume(engines: Engines) -> str:
+    return engines.volume_made("node-a")
+
+
+def test_a_volume_goes_where_its_next_container_starts(engines: Engines, volume: str) -> None:
+    engines.docker("node-a", "run", "--rm", "-v", f"{volume}:/data", "--volume-driver", "drover", IMAGE, *WRITE)
+    assert engines.owner(volume) == "node-a", "Unmount keeps it"
+    run = ("run", "--rm", "-v", f"{volume}:/data", "--volume-driver", "drover", IMAGE, "cat", "/data/greeting")
+    assert engines.said("node-b", *run) == "hello"
+    assert engines.owner(volume) == "node-b"
+
+
+def test_a_volume_in_use_is_refused_elsewhere_with_who_uses_it_and_is_not_moved_by_a_wish(
+    engines: Engines, volume: str
+) -> None:
+    engines.docker("node-a", "run", "-d", "--name", "web", "-v", f"{volume}:/data", IMAGE, "sleep", "60")
+    engines.waits_for(volume, lambda status: status.get("users") == ["container web (docker run)"])
+    run = ("run", "--rm", "-v", f"{volume}:/data", "--volume-driver", "drover", IMAGE, "true")
+    assert "in use on node-a by container web (docker run)" in engines.refused("node-b", *run)
+    engines.etcdctl("put", f"/drover/desired/{volume}", "node-b")
+    engines.waits_for(volume, lambda status: "in use by container web" in status.get("warning", ""))
+    assert engines.owner(volume) == "node-a"
+    engines.docker("node-a", "rm", "-f", "web")
+    eventually(lambda: engines.owner(volume) == "node-b", "it moves once nobody uses it")
+
+
+def test_while_etcd_is_away_get_answers_from_what_is_known_and_no_local_volume_is_made(
+    engines: Engines, volume: str
+) -> None:
+    engines.freeze("etcd-1")
+    try:
+        engines.docker("node-a", "volume", "inspect", volume)
+        assert engines.said("node-a", "volume", "inspect", "--format", "{{.Driver}}", volume) == "drover"
+    finally:
+        engines.thaw("etcd-1")
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a b/c", ""])
+def test_the_plugin_itself_refuses_names_that_the_engine_does_not_check(engines: Engines, name: str) -> None:
+    for method in ("Create", "Mount", "Remove"):
+        assert engines.call("node-a", f"VolumeDriver.{method}", {"Name": name, "ID": "x"})["Err"]
+
+
+def test_a_call_that_comes_again_without_its_body_is_not_acted_on(engines: Engines) -> None:
+    assert "empty" in engines.call("node-a", "VolumeDriver.Remove", None)["Err"]
+
+
+@pytest.mark.long
+def test_a_copy_from_a_running_container_leaves_it_its_volume(engines: Engines, volume: str) -> None:
+    engines.docker("node-a", "run", "-d", "--name", "web", "-v", f"{volume}:/data", IMAGE, "sleep", "60")
+    engines.docker("node-a", "exec", "web", *WRITE)
+    engines.docker("node-a", "cp", "web:/data/greeting", "/run/greeting")
+    run = ("run", "--rm", "-v", f"{volume}:/data", "--volume-driver", "drover", IMAGE, "true")
+    assert "in use on node-a" in engines.refused("node-b", *run)
+    engines.docker("node-a", "rm", "-f", "web")
+
+
+def test_wrong_options_are_refused_by_name_and_others_than_before_too(engines: Engines, volume: str) -> None:
+    create = ("volume", "create", "-d", "drover")
+    assert "'flavour'" in engines.refused("node-a", *create, "-o", "flavour=mint", "wrong")
+    assert "option size cannot be 'much'" in engines.refused("node-a", *create, "-o", "size=much", "wrong")
+    # The engine sends no Create for a name that it knows.
+    again = {"Name": volume, "Opts": {"size": "1GiB"}}
+    assert "with size=" in engines.call("node-b", "VolumeDriver.Create", again)["Err"]
+    assert engines.call("node-b", "VolumeDriver.Create", {"Name": volume, "Opts": {"fs": "ext4"}}) == {"Err": ""}
+
+
+@pytest.mark.long
+def test_anonymous_volumes_go_with_their_container_and_a_volume_is_removed_when_nobody_uses_it(
+    engines: Engines, volume: str
+) -> None:
+    engines.docker("node-a", "run", "--rm", "-v", "/data", "--volume-driver", "drover", IMAGE, "touch", "/data/x")
+    engines.docker("node-a", "run", "-d", "--name", "web", "-v", f"{volume}:/data", IMAGE, "sleep", "60")
+    assert "in use by" in engines.call("node-a", "VolumeDriver.Remove", {"Name": volume})["Err"]
+    engines.docker("node-a", "rm", "-f", "web")
+    engines.docker("node-a", "volume", "rm", volume)
+    assert volume not in engines.said("node-a", "volume", "ls", "-q")
+    assert not engines.etcdctl("get", "--prefix", "/drover/datasets/anonymous", "--keys-only")
+
+
+@pytest.mark.long
+def test_the_page_for_docker_users_does_what_it_says(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/docker.md").read_text()
+    commands = page.partition("## Try it")[2].split("```")[1].strip().splitlines()
+    answers = []
+    try:
+        for command in commands:
+            done = subprocess.run(
+                command, shell=True, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=90
+            )
+            assert done.returncode == 0, f"{command}: {done.stderr}"
+            answers.append(done.stdout.strip())
+    finally:
+        down(Layout.of(tmp_path / "farm"))
+    assert answers[-2] == "hello"

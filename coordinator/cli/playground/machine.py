@@ -244,6 +244,12 @@ def _agent_settings(place: Place) -> str:
     endpoints = ", ".join(f'"{endpoint}"' for endpoint in settings.agent_endpoints)
     timings = f'timings = "{settings.timings}"\n' if settings.timings else ""
     pool = f'[backends.btrfs]\npool = "{place.layout.pool(place.machine)}"\n\n' if settings.btrfs else ""
+    docker = (
+        f'\n[docker]\nsocket = "/run/docker/plugins/drover.sock"\nengine = "{engine.SOCKET}"\nbackend = "loopback"\n'
+        'size = "320MiB"\n'
+        if settings.docker
+        else ""
+    )
     reset = '[guard]\nreset = "reboot"\n\n' if settings.reset else ""
     return f"""\
 node = "{place.machine.name}"
@@ -266,7 +272,7 @@ directory = "{place.home / "shared"}"
 
 {pool}{reset}[workloads]
 allow = ["process"]
-"""
+{docker}"""
 
 
 def _inner_pid(pid: int) -> int | None:

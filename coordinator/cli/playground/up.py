@@ -48,9 +48,7 @@ def up(
         engine.check()
     layout.directory.mkdir(parents=True, exist_ok=True)
     with locked(layout.directory):
-        asked = Settings(
-            nodes, members, "", agents, timings, etcd_fast, reset, docker, lived=False, btrfs=btrfs
-        )
+        asked = Settings(nodes, members, "", agents, timings, etcd_fast, reset, docker, lived=False, btrfs=btrfs)
         settings = _settings(layout, asked)
         layout.save(settings)
         try:
