@@ -86,7 +86,13 @@ class Users:
             self._forget_stale(dataset)
             return (BEING_STARTED,) if self.counts(dataset) else ()
         names = await self._names(dataset)
+        if not names and self._fresh(dataset):  # it has a mount table before the engine calls it running
+            return (BEING_STARTED,)
         return tuple(f"container {name} (docker run)" for name in names) or tuple(running)
+
+    def _fresh(self, dataset: str) -> bool:
+        after = time.clock_gettime(time.CLOCK_BOOTTIME) - STARTING
+        return any(at > after for _, at in self._mounts.get(dataset, {}).values())
 
     def _forget_stale(self, dataset: str) -> None:
         before = time.clock_gettime(time.CLOCK_BOOTTIME) - STARTING
