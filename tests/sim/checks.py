@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
+REWRITES = 150
+"""Transactions on one tenure in one epoch: users do not ask as often."""
 HEARD = 2.0
 """Seconds after an outage in which nobody can have been heard long enough to call others silent."""
 
@@ -27,6 +29,7 @@ class Checks:
         self._world = world
         self._active: set[tuple[str, int, str]] = set()
         self._fenced: set[str] = set()
+        self._rewritten: dict[str, int] = {}
         self._beats: dict[str, tuple[float, float]] = {}
         """By incarnation: when its newest heartbeat committed, and for how long that says that it may write."""
         self._acknowledged: dict[str, list[int]] = {}
@@ -85,6 +88,9 @@ class Checks:
             self._breach(f"{name} is recovered with epoch {tenure.epoch}, and there was {self._ever[name]} before")
         if before is not None and tenure.epoch > epoch and tenure.because.startswith("desired says"):
             self._follows(name, tenure)
+        self._rewritten = {**self._rewritten, name: self._rewritten.get(name, 0) + 1 if tenure.epoch == epoch else 0}
+        if self._rewritten[name] > REWRITES:
+            self._breach(f"the tenure of {name} is written again and again in epoch {epoch}")
         self.tenures[name] = tenure
         if tenure.state is State.ACTIVE:
             self._active.add((name, tenure.epoch, tenure.incarnation))
