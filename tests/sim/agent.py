@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drover.agent.app import Agent
-from drover.agent.config import Settings, Workloads
+from drover.agent.config import Docker, Settings, Workloads
 from drover.agent.helper.pool import HelperPool
 from drover.agent.leave import Leave
 from drover.agent.sight import Sight
@@ -89,11 +89,13 @@ class SimAgent(Agent):
             workloads=Workloads.model_construct(allow=("process",)),
             compact="auto",
             address="",
+            docker=Docker(),
         )
         self._keys = world.keys
         self._telemetry = _NoTelemetry()
         self._sight = Sight(machine.name)
         self._member = None
+        self._data_path = None
         self._workers = None
         self._reporter = None
         self._leave = Leave(world.keys, "move", 60.0, 300.0)
