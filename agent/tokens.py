@@ -8,7 +8,7 @@ from typing import Any
 
 from drover.agent.backends import make_backends
 from drover.agent.config import Settings
-from drover.agent.storage.base import Away, Backend, GateClosed
+from drover.agent.storage.base import Away, Backend, Family, GateClosed
 from drover.coordinator.reports import NodeReport, VolumeReport
 
 
@@ -45,6 +45,7 @@ async def volumes(name: str, backend: Backend) -> list[VolumeReport]:
             born=stored.born,
             size=stored.volume.size,
             fs=stored.volume.fs or "",
+            local=backend.family is Family.LOCAL_COPIES,
             here=there != Away(),
         )
         for stored, there in zip(found, here, strict=True)

@@ -10,7 +10,8 @@ from drover.coordinator.record import Name, Record
 
 class VolumeReport(Record):
     """One volume, with the fencing token stored with its data. node: who published it last. object: its name at the
-    back end. size: bytes. born: its file system was made. here: it is attached or mounted on the node that reports."""
+    back end. size: bytes. born: its file system was made. local: a copy that only the node that
+    reports has. here: it is attached or mounted there."""
 
     dataset: Name
     uid: str
@@ -23,6 +24,7 @@ class VolumeReport(Record):
     born: bool
     size: int
     fs: str
+    local: bool = False
     here: bool = False
 
 

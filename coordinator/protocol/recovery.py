@@ -80,7 +80,8 @@ def plan(
             there = ", ".join(f"{v.uid} (epoch {v.epoch}, last on {v.node})" for v in found.values())
             problems.append(f"{name} has several volumes: {there}; say which one it is with --use {name}=UID")
         elif d.tenure is not None or uid in found:
-            restored.append(_restore(d, found.get(uid), life, at))
+            volume = found.get(uid)
+            restored.append(_restore(d, volume, _having(volume, reports), life, at))
     return Plan(tuple(restored), tuple(problems))
 
 
@@ -92,6 +93,16 @@ def _newest(volumes: Iterable[VolumeReport]) -> dict[str, dict[str, VolumeReport
         if known is None or volume.epoch > known.epoch:
             found[volume.dataset][volume.uid] = volume
     return found
+
+
+def _having(volume: VolumeReport | None, reports: Sequence[NodeReport]) -> tuple[str, ...]:
+    """Local copies: the nodes whose own copy is this one, the newest; nobody else may go on with the dataset."""
+    if volume is None or not volume.local:
+        return ()
+    newest = (volume.cluster, volume.uid, volume.epoch, volume.incarnation)
+    return tuple(
+        r.node for r in reports if any((v.cluster, v.uid, v.epoch, v.incarnation) == newest for v in r.volumes)
+    )
 
 
 def _uid(d: Dataset, found: Mapping[str, VolumeReport]) -> str | None:
@@ -106,7 +117,7 @@ def _uid(d: Dataset, found: Mapping[str, VolumeReport]) -> str | None:
     return next(iter(found), d.tenure.uid if d.tenure else None)
 
 
-def _restore(d: Dataset, volume: VolumeReport | None, life: str, at: str) -> Restored:
+def _restore(d: Dataset, volume: VolumeReport | None, having: tuple[str, ...], life: str, at: str) -> Restored:
     old = d.tenure if volume is None or (d.tenure and d.tenure.uid == volume.uid) else None
     ended = d.tenure
     epoch = max(ended.epoch if ended else 0, volume.epoch if volume else 0) + ROOM
@@ -134,6 +145,8 @@ def _restore(d: Dataset, volume: VolumeReport | None, life: str, at: str) -> Res
         base = {"uid": volume.uid, "created": d.spec_created, "backend": volume.backend}
     if volume is not None:
         base |= {"born": volume.born or (old is not None and old.born), "object": volume.object}
+    if volume is not None and having:
+        base |= {"copies": having, "written": volume.epoch, "base": None}
     tenure = Tenure.model_validate(
         base
         | {

@@ -156,3 +156,14 @@ def test_of_two_reports_of_one_volume_the_higher_epoch_counts() -> None:
     reports = [NodeReport(node="a", volumes=(volume(epoch=4),)), NodeReport(node="b", volumes=(volume(epoch=9),))]
     made = plan({}, reports, "c", (), {}, "life", "now")
     assert only(made).tenure.epoch == 9 + ROOM
+
+
+@pytest.mark.parametrize("known", [None, dataset(epoch=3, copies=("a",), written=3, base="snapshot")])
+def test_only_the_node_with_the_newest_copy_goes_on_with_a_dataset_that_each_node_has_for_itself(
+    known: Dataset | None,
+) -> None:
+    older = volume(epoch=3, node="a", local=True, backend="btrfs")
+    newest = volume(epoch=7, node="b", local=True, backend="btrfs")
+    reports = [NodeReport(node="a", volumes=(older,)), NodeReport(node="b", volumes=(newest,))]
+    tenure = only(plan({"d": known} if known else {}, reports, "c", (), {}, "life", "now")).tenure
+    assert (tenure.copies, tenure.written, tenure.base) == (("b",), 7, None)
