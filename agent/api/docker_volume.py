@@ -147,8 +147,11 @@ class Volumes:
 
     def get(self, volume: str) -> Body:
         """Raises Refused only where there is no such volume."""
-        d, spec = self._known(volume)
-        tenure, status = d.tenure, self._member.view.status(d.name)
+        d = self._there(volume)
+        spec, tenure, status = d.spec, d.tenure, self._member.view.status(d.name)
+        if not isinstance(spec, DatasetSpec):
+            reason = f"its spec cannot be used: {spec.reason}" if spec else ""
+            return self._listed(d) | {"Status": {"dataset": d.name, "phase": "invalid", "reason": reason}}
         shown: Body = {
             "dataset": d.name,
             "backend": spec.backend,
@@ -161,23 +164,31 @@ class Volumes:
         }
         if not self._member.view.connected:
             shown["stale"] = "etcd does not answer: this is what was known last"
-        return self._listed(d, spec) | {"Status": shown}
+        return self._listed(d) | {"Status": shown}
 
     def volumes(self) -> list[Body]:
         view = self._member.view
         found = (view.dataset(name) for name in sorted(view.entries(Kind.DATASETS)))
-        return [self._listed(d, d.spec) for d in found if isinstance(d.spec, DatasetSpec)]
+        return [self._listed(d) for d in found if d.spec is not None]
 
-    def _listed(self, d: Dataset, spec: DatasetSpec) -> Body:
-        return {"Name": volume_of(d.name, spec), "Mountpoint": str(self._path(d.name) or "")}
+    def _listed(self, d: Dataset) -> Body:
+        name = volume_of(d.name, d.spec) if isinstance(d.spec, DatasetSpec) else d.name
+        return {"Name": name, "Mountpoint": str(self._path(d.name) or "")}
 
-    def _known(self, volume: str) -> tuple[Dataset, DatasetSpec]:
+    def _there(self, volume: str) -> Dataset:
+        """Also where its spec cannot be used: to the engine, an error would mean that there is none."""
         try:
             d = self._member.view.dataset(dataset_of(volume))
         except ValueError:
             raise Refused("no such volume") from None
+        if d.spec is None:
+            raise Refused("no such volume")
+        return d
+
+    def _known(self, volume: str) -> tuple[Dataset, DatasetSpec]:
+        d = self._there(volume)
         if not isinstance(d.spec, DatasetSpec):
-            raise Refused("no such volume" if d.spec is None else f"its spec cannot be used: {d.spec.reason}")
+            raise Refused(f"its spec cannot be used: {d.spec.reason}" if d.spec else "no such volume")
         return d, d.spec
 
     def _decide(self, dataset: str) -> calls.Answer:

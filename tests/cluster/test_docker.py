@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -70,6 +71,16 @@ def test_while_etcd_is_away_get_answers_from_what_is_known_and_no_local_volume_i
         assert engines.said("node-a", "volume", "inspect", "--format", "{{.Driver}}", volume) == "drover"
     finally:
         engines.thaw("etcd-1")
+
+
+def test_a_volume_whose_spec_cannot_be_used_is_there_all_the_same_and_no_local_volume_is_made(
+    engines: Engines, volume: str
+) -> None:
+    engines.etcdctl("put", f"/drover/datasets/{volume}", '{"backend": "loopback", "size": "lots"}')
+    engines.waits_for(volume, lambda status: status.get("phase") == "invalid" or "size" in json.dumps(status))
+    run = ("run", "--rm", "-v", f"{volume}:/data", IMAGE, "true")
+    assert "its spec cannot be used" in engines.refused("node-b", *run)
+    assert engines.said("node-b", "volume", "inspect", "--format", "{{.Driver}}", volume) == "drover"
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a b/c", ""])
