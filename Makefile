@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-all chaos model unit sim lint proto bench-move bench-transfer bench-failover bench-heartbeats bench-idle clean
+.PHONY: setup demo test test-all chaos model unit sim lint proto bench-move bench-transfer bench-failover bench-heartbeats bench-idle bench-scrape clean
 
 setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
@@ -46,4 +46,5 @@ bench-failover: setup ; @bench/peers.sh
 	$(BIN)/python -m bench.failover --runs $(RUNS)
 bench-heartbeats: setup ; $(BIN)/python -m bench.heartbeats --seconds $(WINDOW)
 bench-idle: setup ; $(BIN)/python -m bench.idle
+bench-scrape: setup ; $(BIN)/python -m bench.scrape
 clean: ; rm -rf .venv .cache

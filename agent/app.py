@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +27,7 @@ from drover.agent.config_errors import ConfigError
 from drover.agent.connect import connect
 from drover.agent.copying import Copier
 from drover.agent.execute import Executor
+from drover.agent.export import exports
 from drover.agent.guard.client import Guard
 from drover.agent.guard.settings import Files, GuardSettings
 from drover.agent.halt import until_decided
@@ -39,9 +41,9 @@ from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
 from drover.agent.reporter import Reporter
 from drover.agent.sight import Sight
-from drover.agent.storage.base import Backend, Family, Mounted
+from drover.agent.storage.base import Backend, Family, Mounted, StorageError
 from drover.agent.systemd import Systemd
-from drover.agent.telemetry import Telemetry
+from drover.agent.telemetry import Telemetry, resource
 from drover.agent.transfer.path import TcpDataPath, data_path
 from drover.agent.users import Users
 from drover.agent.worker import Shared
@@ -64,6 +66,8 @@ from drover.coordinator.store import OtherEtcd, WentBack
 
 log = logging.getLogger(__name__)
 
+_LAST_WORDS = 2.0
+"""Seconds that the end of an agent waits for what is still to be exported."""
 _AGAIN = 0.5
 _OPENS = 0.25
 """Seconds that the guard is given to open the gate before it is asked again."""
@@ -91,7 +95,9 @@ class Agent:
         self._settings, self._systemd = settings, systemd or Systemd()
         self._keys = Keys(settings.prefix)
         self._cgroups = Cgroups.find(settings.cgroup)
-        self._telemetry = Telemetry(settings.node)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._exports = exports(settings.otlp, os.environ, resource(settings.node), self._collect)
+        self._telemetry = Telemetry(settings.node, self._exports.readers, tracer=self._exports.tracer)
         self._sight = Sight(settings.node)
         self._member: Member | None = None
         self._workers: Workers | None = None
@@ -110,17 +116,18 @@ class Agent:
 
         Raises AlreadyRunning, ConfigError, Refused, NotOurCluster, Denied, CannotListen.
         """
-        settings = self._settings
+        settings, self._loop = self._settings, asyncio.get_running_loop()
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_telemetry)
+            stack.enter_context(self._exports.logging())
             stack.enter_context(self._alone())
             self._cgroups.make("agent")
             if not self._systemd.started_us:  # a unit's process stays in the cgroup that its journal and limits go by
                 self._cgroups.enter("agent")
-            guard = self._guard = stack.enter_context(Guard(settings.run_dir))
+            guard = self._guard = self._sight.guard = stack.enter_context(Guard(settings.run_dir))
             helpers = await stack.enter_async_context(HelperPool(self._cgroups, guard, left_over=True))
             self._backends = make_backends(settings, helpers)
             self._runtimes = self._make_runtimes(stack)
-            stack.callback(self._telemetry.close)
             await guard.start(self._guard_settings())
             self._watch_expiry()
             await self._serve(stack)
@@ -402,9 +409,37 @@ class Agent:
     def heartbeat(self, outcome: str, seconds: float) -> None:
         self._telemetry.heartbeat("ok" if outcome == "answered" else "failed", seconds)
 
+    def watch_lag(self, seconds: float) -> None:
+        self._telemetry.watch_lag(seconds)
+
     def _told(self, ignored: IgnoredInput, dataset: str) -> None:
         ignored.look(dataset)
         self._sight.ring()
+
+    # Telemetry.
+
+    def _collect(self, collect: Callable[[], None]) -> None:
+        """In a thread of an exporter; left out where the event loop does not answer."""
+        if self._loop is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            self._telemetry.export(http.asker(self._loop, 2.0)(self._sight.gauges), collect)
+
+    async def _close_telemetry(self) -> None:
+        """What is still to be exported gets a moment; a collector that does not answer holds nobody up."""
+        closed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def close() -> None:
+            self._telemetry.close()
+            self._exports.close()
+            with contextlib.suppress(RuntimeError):  # nobody waits any more
+                loop.call_soon_threadsafe(closed.set)
+
+        threading.Thread(target=close, name="telemetry", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS):
+                await closed.wait()
 
     # Making the parts.
 
@@ -459,7 +494,7 @@ class Agent:
         return {process.kind: process}
 
     def _etcd(self) -> Etcd:
-        return connect(self._settings.etcd, self._keys.cluster)
+        return connect(self._settings.etcd, self._keys.cluster, self._telemetry.etcd_call)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -484,5 +519,10 @@ class Agent:
         while True:
             for name, backend in self._backends.items():
                 self._sight.backends[name] = await backend.health()
+                try:
+                    self._sight.pools[name] = await backend.capacity()
+                except StorageError as error:
+                    self._sight.pools.pop(name, None)
+                    log.debug("%s does not say how much room it has: %s", name, error)
             self._sight.ring()
             await asyncio.sleep(60.0)

@@ -306,6 +306,13 @@ class Docker(_Table):
     size: str = ""
 
 
+class Otlp(_Table):
+    """collector: where OpenTelemetry's collector listens for gRPC; "": what OTEL_EXPORTER_OTLP_ENDPOINT says, else
+    nothing is sent."""
+
+    collector: Annotated[str, AfterValidator(lambda value: value and _endpoint(value))] = ""
+
+
 Free = Annotated[dict[str, Any], BeforeValidator(_parsed)]
 
 
@@ -335,6 +342,7 @@ class Settings(BaseSettings):
     machine_id: Annotated[str, AfterValidator(_machine_id)] = ""
     timings: Annotated[Timings, BeforeValidator(_timings)] = PROFILES["default"]
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
     compact: Literal["auto", "off"] = "auto"
     on_shutdown: OnShutdown = "move"
     shutdown_timeout: Annotated[float, BeforeValidator(_number), Field(gt=0, le=600)] = 60.0
@@ -345,6 +353,7 @@ class Settings(BaseSettings):
     workloads: Annotated[Workloads, BeforeValidator(_parsed)] = Workloads()
     guard: Annotated[Guard, BeforeValidator(_parsed)] = Guard()
     docker: Annotated[Docker, BeforeValidator(_parsed)] = Docker()
+    otlp: Annotated[Otlp, BeforeValidator(_parsed)] = Otlp()
 
     _layers: tuple[Layer, ...] = PrivateAttr(default=())
 

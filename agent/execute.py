@@ -80,6 +80,10 @@ class Executor:
     cutovers: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By dataset: an epoch, and the milliseconds for which it was mounted nowhere when that began."""
     _down: dict[str, float] = field(default_factory=dict)
+    _stopped: dict[str, float] = field(default_factory=dict)
+    """When the first workload of a dataset was told to end, since one ran (Unix time)."""
+    _gaps: dict[str, int] = field(default_factory=dict)
+    """By dataset: the epoch whose client gap was counted."""
 
     @property
     def copying(self) -> Mapping[str, Copying]:
@@ -222,7 +226,9 @@ class Executor:
             return
         seconds = max(0.0, time.time() - tenure.down)
         self.cutovers[d.name] = (tenure.epoch, round(seconds * 1000))
-        if tenure.evidence is None:
+        if tenure.evidence is not None:
+            self.telemetry.failover_gap(seconds)
+        else:
             self.telemetry.moved(seconds)
             log.info("%s moved here from %s, cut-over %.0f ms", d.name, tenure.source, seconds * 1000)
 
@@ -234,22 +240,33 @@ class Executor:
         if runtime is None:
             raise WorkloadError(f"this node has no runtime for workloads of kind {spec.kind}")
         await runtime.start(name, spec, {d: self.path(d) for d in spec.datasets})
+        for dataset in spec.datasets:
+            self._stopped.pop(dataset, None)
+        tenures = {d: t for d in spec.datasets if (t := self.member.view.dataset(d).tenure) is not None}
+        stopped = [t.stopped for d, t in tenures.items() if t.stopped and self._gaps.get(d) != t.epoch]
+        self._gaps |= {d: tenure.epoch for d, tenure in tenures.items()}
+        if stopped:
+            self.telemetry.client_gap(time.time() - min(stopped))
 
     async def _stop(self, name: str) -> None:
         spec = self.member.view.cluster.workloads.get(name)
         if spec is not None and spec.kind in self.runtimes:
+            for dataset in spec.datasets:
+                self._stopped.setdefault(dataset, time.time())
             await self.runtimes[spec.kind].stop(name, spec.stop_grace_period)
 
     async def _handover(self, datasets: list[Dataset], beside: list[Dataset], to: str, because: str) -> None:
         self._check_free(d.name for d in datasets)
         down = [at for d in datasets if (at := self._down.pop(d.name, None)) is not None]
+        stopped = [at for d in datasets if (at := self._stopped.pop(d.name, None)) is not None]
         bases = {
             d.name: sent.base
             for d in datasets
             if (sent := self.copying.get(d.name)) is not None and sent.base is not None
             if d.tenure is not None and (sent.to, sent.epoch) == (to, d.tenure.epoch)
         }
-        await self.member.verbs.handover(datasets, to, because, beside, down=min(down, default=None), bases=bases)
+        verbs, began, told = self.member.verbs, min(down, default=None), min(stopped, default=None)
+        await verbs.handover(datasets, to, because, beside, down=began, stopped=told, bases=bases)
 
     def _replicate(self, d: Dataset, to: str) -> None:
         backend, volume = self._at(d)

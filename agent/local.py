@@ -10,8 +10,9 @@ import logging
 import os
 import select
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from drover.agent.storage.base import Away, Backend, Here, StorageError, Volume
+from drover.agent.storage.base import Away, Backend, Here, Mounted, StorageError, Volume
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.records import State
 from drover.coordinator.specs import DatasetSpec
@@ -99,6 +100,11 @@ class Local:
     def looks(self) -> Mapping[str, int]:
         """How often each back end was looked at."""
         return {name: looks.count for name, looks in self._looks.items()}
+
+    @property
+    def mounts(self) -> Mapping[str, Path]:
+        """Where datasets are mounted here, as the last looks found."""
+        return {name: here.path for name, (_, here) in self._here.items() if isinstance(here, Mounted)}
 
     def seen(self, dataset: str) -> Here | None:
         """What the last look found."""

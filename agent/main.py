@@ -103,7 +103,7 @@ def main() -> None:
     if (command := _COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else "")) is not None:
         sys.exit(command(sys.argv[2:]))
     settings = load_or_exit(sys.argv[1:], os.environ)
-    logs.setup(settings.log_level)
+    logs.setup(settings.log_level, settings.log_format)
     faulthandler.enable()  # SIGABRT, by systemd's watchdog: where the event loop hangs is in the journal
     try:
         prefer(os.getpid())

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from drover.agent.api.source import ETCD, SESSION, Bell, DatasetView, NodeView, Progress, Session
+from drover.agent.api.source import ETCD, GUARD, SESSION, Bell, DatasetView, NodeView, Progress, Session, reported
+from drover.agent.guard.client import Guard
 from drover.agent.local import Local
 from drover.agent.reporter import Reporter
 from drover.agent.rounds import Copying
-from drover.agent.storage.base import Mounted
+from drover.agent.storage.base import Capacity, Mounted
+from drover.agent.telemetry import Gauges
 from drover.coordinator.member import Member
+from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.records import Phase, Status
 from drover.coordinator.specs import DatasetSpec
+
+_Kind = tuple[str, str]
+"""Phase and back end."""
+_NOTHING_TOLD = Status(phase=Phase.WAITING)
 
 
 class Sight:
@@ -32,6 +43,10 @@ class Sight:
         """Why etcd is not relied on; "": it is."""
         self.backends: dict[str, str | None] = {}
         """What is wrong with each back end; None: nothing."""
+        self.pools: dict[str, Capacity] = {}
+        self.guard: Guard | None = None
+        self._wanted: dict[str, tuple[int, float]] = {}
+        """Datasets of ours that are wanted elsewhere: the wish's revision, and when it was seen first."""
 
     def show(self, member: Member, reporter: Reporter, local: Local) -> None:
         """A new incarnation lives."""
@@ -55,6 +70,8 @@ class Sight:
     def health(self) -> Mapping[str, str | None]:
         member = self._member
         health: dict[str, str | None] = {f"backend.{name}": wrong for name, wrong in self.backends.items()}
+        if self.guard is not None:
+            health[GUARD] = None if self.guard.answers else "the guard does not answer, so no heartbeat is sent"
         if self.halted:
             return health | {ETCD: self.halted, SESSION: "halted: nothing here writes, until somebody has decided"}
         if member is None:
@@ -65,20 +82,51 @@ class Sight:
         health[SESSION] = None if member.live and not self.ended else "the session has lapsed: nothing here writes"
         return health
 
-    def looks(self) -> Mapping[str, int]:
-        return self._local.looks if self._local else {}
+    def gauges(self) -> Gauges:
+        member, guard = self._member, self.guard
+        healthy = {name: wrong is None for name, wrong in reported(self).items()}
+        shown = Gauges(
+            healthy=healthy,
+            connected=healthy[ETCD],
+            guard=guard is not None and guard.answers,
+            gate=guard is not None and guard.round is not None,
+            armed=guard is not None and guard.armed,
+            pools=self.pools,
+            went_back=bool(self.halted),
+        )
+        if member is None or self.halted:
+            return shown
+        return replace(
+            shown,
+            **self._counted(member),
+            margin=member.margin(),
+            soft=member.timings.d_soft,
+            looks=self._local.looks if self._local else {},
+            mounts=self._local.mounts if self._local else {},
+            piling_up=member.history_piles_up,
+            known_bugs=member.etcd_known_bugs,
+            paused=member.view.cluster.pause is not None,
+        )
 
-    def history_piles_up(self) -> bool:
-        return self._member is not None and self._member.history_piles_up
-
-    def etcd_known_bugs(self) -> int:
-        return self._member.etcd_known_bugs if self._member else 0
-
-    def etcd_went_back(self) -> bool:
-        return bool(self.halted)
-
-    def paused(self) -> bool:
-        return self._member is not None and self._member.view.cluster.pause is not None
+    def _counted(self, member: Member) -> dict[str, Any]:
+        """What there is of the datasets, as fields of Gauges."""
+        view, now = member.view, time.monotonic()
+        fences, all_, held, unowned = view.cluster.fences, Counter[_Kind](), Counter[_Kind](), 0
+        wanted: dict[str, tuple[int, float]] = {}
+        for name in view.names():
+            d = view.dataset(name)
+            kind = (self._status(member, d).phase.value, _backend(d))
+            all_[kind] += 1
+            alive = d.tenure is not None and d.tenure.held and d.tenure.incarnation not in fences
+            unowned += d.spec is not None and not alive
+            if d.tenure is not None and alive and d.tenure.incarnation == member.incarnation:
+                held[kind] += 1
+                if isinstance(d.desired, str) and not d.answered and d.desired != member.node:
+                    known = self._wanted.get(name, (0, 0.0))
+                    wanted[name] = known if known[0] == d.desired_revision else (d.desired_revision, now)
+        self._wanted = wanted
+        waits = (now - since for _, since in wanted.values())
+        return {"datasets": all_, "held": held, "unowned": unowned, "move_wait": max(waits, default=0.0)}
 
     def datasets(self) -> Sequence[DatasetView]:
         if self._member is None:
@@ -87,14 +135,11 @@ class Sight:
 
     def _dataset(self, member: Member, name: str) -> DatasetView:
         d = member.view.dataset(name)
-        told = self._reporter.statuses.get(name) if self._reporter else None
-        mine = d.tenure is not None and d.tenure.incarnation == member.incarnation
-        status = (told if mine else member.view.status(name)) or told or Status(phase=Phase.WAITING)
-        backend = d.tenure.backend if d.tenure else d.spec.backend if isinstance(d.spec, DatasetSpec) else ""
+        status = self._status(member, d)
         return DatasetView(
             name=name,
             phase=status.phase,
-            backend=backend,
+            backend=_backend(d),
             size=d.spec.size if isinstance(d.spec, DatasetSpec) else 0,
             reason=status.reason,
             warning=status.warning,
@@ -106,6 +151,16 @@ class Sight:
             here=self._local is not None and isinstance(self._local.seen(name), Mounted),
             since=status.since,
         )
+
+    def _status(self, member: Member, d: Dataset) -> Status:
+        """Of mine, what is about to be written; of others', what etcd has."""
+        told = self._reporter.statuses.get(d.name) if self._reporter else None
+        mine = d.tenure is not None and d.tenure.incarnation == member.incarnation
+        return (told if mine else member.view.status(d.name)) or told or _NOTHING_TOLD
+
+
+def _backend(d: Dataset) -> str:
+    return d.tenure.backend if d.tenure else d.spec.backend if isinstance(d.spec, DatasetSpec) else ""
 
 
 def _progress(copying: Copying | None) -> Progress | None:

@@ -1,126 +1,77 @@
 """What an agent counts and measures: OpenTelemetry instruments, shown under exactly these names to Prometheus.
 
-`METRICS` is the list that the documentation and the dashboards are made from. Every `Telemetry` has a provider and a
-registry of its own: nothing is global.
+`agent/metrics.py` is the list of them. Every `Telemetry` has a provider and a registry of its own: nothing is global.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from opentelemetry.context import Context
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Observation
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
-from prometheus_client import CollectorRegistry
+from opentelemetry.trace import Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import CollectorRegistry, generate_latest
 
 import drover
+from drover.agent import metrics
+from drover.agent.metrics import METRICS, OF_DATASETS, Metric
+from drover.agent.room import Room
+from drover.agent.storage.base import Capacity, Usage
+from drover.coordinator import trace
+from drover.coordinator.keys import Kind
+from drover.coordinator.protocol.session import Loss
 from drover.coordinator.records import Evidence
+
+_PROPAGATOR = TraceContextTextMapPropagator()
 
 Outcome = Literal["ok", "failed"]
 
-
-@dataclass(frozen=True)
-class Metric:
-    """name: as Prometheus shows it. unit: "s" or nothing. buckets: upper bounds, of a histogram, in `unit`."""
-
-    name: str
-    kind: Literal["gauge", "counter", "histogram"]
-    help: str
-    labels: tuple[str, ...] = ()
-    unit: Literal["", "s"] = ""
-    buckets: tuple[float, ...] = ()
+_BESIDE = (metrics.LOOKS, metrics.CERTIFICATE, *OF_DATASETS)
+"""Made otherwise than their kind says: a counter that somebody else counts, what is asked of certificates, and what
+Prometheus gets by another way."""
 
 
-_REQUEST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_WORK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-
-DATASETS = Metric("drover_datasets", "gauge", "Datasets that this node knows", ("phase", "backend"))
-MARGIN = Metric(
-    "drover_deadline_margin_seconds",
-    "gauge",
-    "Time left until this node stops its writers, were no further heartbeat answered; not positive: it has",
-    unit="s",
-)
-CONNECTED = Metric("drover_etcd_connected", "gauge", "1 while etcd answers this agent, else 0")
-MOVES = Metric("drover_moves_total", "counter", "Planned moves to this node that ended: ok, failed", ("outcome",))
-CUTOVER = Metric(
-    "drover_move_cutover_seconds",
-    "histogram",
-    "Time that a planned move had the dataset mounted nowhere: unmounted at the source to mounted here",
-    unit="s",
-    buckets=_WORK,
-)
-FAILOVERS = Metric(
-    "drover_failovers_total",
-    "counter",
-    "Datasets that this node took over from a dead one, by what proved it dead",
-    ("evidence",),
-)
-HEARTBEATS = Metric("drover_heartbeats_total", "counter", "Heartbeats sent: ok, failed", ("outcome",))
-HEARTBEAT = Metric(
-    "drover_heartbeat_seconds",
-    "histogram",
-    "Round trip of answered heartbeats: a transaction through etcd's log",
-    unit="s",
-    buckets=_REQUEST,
-)
-LOSSES = Metric("drover_session_losses_total", "counter", "Times that this node lost its session", ("reason",))
-STEPS = Metric("drover_steps_total", "counter", "Steps that workers ran: ok, failed", ("step", "outcome"))
-STEP = Metric("drover_step_seconds", "histogram", "Time that a step took", ("step",), "s", _WORK)
-IGNORED = Metric("drover_ignored_input_total", "counter", "What users wrote that could not be used", ("kind",))
-RESTARTS = Metric("drover_workload_restarts_total", "counter", "Workloads that ended and were started again here")
-PILING_UP = Metric("drover_etcd_history_piling_up", "gauge", "Whether nobody compacts etcd's history")
-KNOWN_BUGS = Metric("drover_etcd_known_bugs", "gauge", "Bugs known of the release of etcd that answers; update it")
-WENT_BACK = Metric(
-    "drover_etcd_went_back", "gauge", "1 while the agent is halted, since etcd went back or is another one"
-)
-LOOKS = Metric("drover_backend_looks_total", "counter", "Times that a back end was asked what is here", ("backend",))
-
-PAUSED = Metric("drover_paused", "gauge", "Whether the cluster is paused: nothing changes hands")
-CERTIFICATE = Metric(
-    "drover_certificate_expiry_seconds",
-    "gauge",
-    "Time until a certificate of this node expires, by what it is for: etcd, node (its own ports)",
-    ("certificate",),
-    "s",
-)
-
-METRICS = (
-    DATASETS,
-    MARGIN,
-    CONNECTED,
-    MOVES,
-    CUTOVER,
-    FAILOVERS,
-    HEARTBEATS,
-    HEARTBEAT,
-    LOSSES,
-    STEPS,
-    STEP,
-    IGNORED,
-    RESTARTS,
-    LOOKS,
-    PILING_UP,
-    KNOWN_BUGS,
-    WENT_BACK,
-    PAUSED,
-    CERTIFICATE,
-)
+_FROM_THE_START: Mapping[Metric, Iterable[str]] = {
+    metrics.MOVES: ("ok", "failed"),
+    metrics.FAILOVERS: tuple(Evidence),
+    metrics.HEARTBEATS: ("ok", "failed"),
+    metrics.LOSSES: ("deadline", *Loss),
+    metrics.IGNORED: (Kind.DATASETS, Kind.DESIRED, Kind.WORKLOADS),
+}
+"""Series that are there before anything is counted: Prometheus' increase() does not see the first of a new one."""
 
 
 @dataclass(frozen=True)
 class Gauges:
-    """datasets: how many, by (phase, backend). margin: seconds until D_soft. connected: etcd answers. looks: so far, by
-    backend. piling_up: etcd's history, for want of compaction. known_bugs: of the etcd that answers. went_back:
-    etcd did, and the agent is halted. paused: the cluster is."""
+    """How the agent is, when somebody asks. datasets, held: how many, by (phase, backend), in the cluster and here.
+    margin, soft: seconds, of D_soft. healthy: by part. move_wait: seconds. mounts: where datasets are mounted here.
+    looks: so far, by backend."""
 
-    datasets: Mapping[tuple[str, str], int]
-    margin: float
-    connected: bool
+    datasets: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    held: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    unowned: int = 0
+    move_wait: float = 0.0
+    margin: float = 0.0
+    soft: float = 0.0
+    healthy: Mapping[str, bool] = field(default_factory=dict)
+    connected: bool = False
+    guard: bool = False
+    gate: bool = False
+    armed: bool = False
+    mounts: Mapping[str, Path] = field(default_factory=dict)
+    pools: Mapping[str, Capacity] = field(default_factory=dict)
     looks: Mapping[str, int] = field(default_factory=dict)
     piling_up: bool = False
     known_bugs: int = 0
@@ -128,34 +79,53 @@ class Gauges:
     paused: bool = False
 
 
+def resource(node: str) -> Resource:
+    """Who tells all this; OTEL_RESOURCE_ATTRIBUTES adds to it."""
+    return Resource.create(
+        {
+            "service.name": os.environ.get("OTEL_SERVICE_NAME") or "drover-agent",
+            "service.instance.id": node,
+            "service.version": drover.__version__,
+        }
+    )
+
+
 class Telemetry:
     """Counts for one agent. All methods are cheap, never wait and may be called from any thread."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(
+        self,
+        node: str,
+        readers: Sequence[MetricReader] = (),
+        room: Room | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """readers: that export, beside Prometheus. tracer: makes spans that are exported; None: none are."""
+        self._tracer = tracer
         self.registry = CollectorRegistry()
         reader = PrometheusMetricReader(registry=self.registry, scope_info_enabled=False)
-        resource = Resource(
-            {"service.name": "drover-agent", "service.instance.id": node, "service.version": drover.__version__}
-        )
-        self._provider = MeterProvider([reader], resource, shutdown_on_exit=False)
+        self._provider = MeterProvider([reader, *readers], resource(node), shutdown_on_exit=False)
         self._meter = self._provider.get_meter("drover")
         self._gauges: Gauges | None = None
         self._certificates: dict[str, Callable[[], float]] = {}
-        self._counters = {m: self._counter(m) for m in METRICS if m.kind == "counter" and m is not LOOKS}
-        self._histograms = {m: self._histogram(m) for m in METRICS if m.kind == "histogram"}
-        looks = {
-            DATASETS: self._datasets,
-            MARGIN: self._margin,
-            CONNECTED: self._connected,
-            PILING_UP: self._history,
-            KNOWN_BUGS: self._bugs,
-            WENT_BACK: self._halted,
-            PAUSED: self._paused,
-            CERTIFICATE: self._expiries,
-        }
-        for gauge, look in looks.items():
-            self._meter.create_observable_gauge(gauge.name, [look], gauge.unit, gauge.help)
-        self._meter.create_observable_counter(LOOKS.name, [self._looks], LOOKS.unit, LOOKS.help)
+        self._room = room or Room()
+        self._showing = threading.Lock()
+        """Held while somebody collects: the exporter would give one scrape what it collected for another."""
+        self._scraped = False
+        of_kind = [metric for metric in METRICS if metric not in _BESIDE]
+        self._counters = {m: self._counter(m) for m in of_kind if m.kind == "counter"}
+        self._histograms = {m: self._histogram(m) for m in of_kind if m.kind == "histogram"}
+        for metric, values in _FROM_THE_START.items():
+            for value in values:
+                self._counters[metric].add(0, {metric.labels[0]: str(value)})
+        for gauge in (metric for metric in of_kind if metric.kind == "gauge"):
+            self._observe(gauge, _LOOKS[gauge])
+        self._meter.create_observable_counter(
+            metrics.LOOKS.name, [self._callback(_looks)], metrics.LOOKS.unit, metrics.LOOKS.help
+        )
+        self._observe(metrics.CERTIFICATE, self._expiries)
+        for metric in OF_DATASETS:
+            self._observe(metric, self._of_datasets(_AMOUNTS[metric]))
 
     def certificate(self, name: str, expires: Callable[[], float]) -> None:
         """name: what it is for. expires: asked at each scrape, on its thread: seconds since 1970."""
@@ -163,39 +133,96 @@ class Telemetry:
 
     def moved(self, cutover: float) -> None:
         """A planned move ended with the dataset mounted here. cutover: seconds that it was mounted nowhere."""
-        self._counters[MOVES].add(1, {"outcome": "ok"})
-        self._histograms[CUTOVER].record(max(0.0, cutover))
+        self._counters[metrics.MOVES].add(1, {"outcome": "ok"})
+        self._histograms[metrics.CUTOVER].record(max(0.0, cutover))
+
+    def client_gap(self, seconds: float) -> None:
+        """A planned move had its workloads stopped for so long."""
+        self._histograms[metrics.CLIENT_GAP].record(max(0.0, seconds))
 
     def move_failed(self) -> None:
-        self._counters[MOVES].add(1, {"outcome": "failed"})
+        self._counters[metrics.MOVES].add(1, {"outcome": "failed"})
 
     def failed_over(self, evidence: Evidence) -> None:
-        self._counters[FAILOVERS].add(1, {"evidence": evidence.value})
+        self._counters[metrics.FAILOVERS].add(1, {"evidence": evidence.value})
+
+    def failover_gap(self, seconds: float) -> None:
+        """A fail-over had the dataset mounted nowhere for so long."""
+        self._histograms[metrics.FAILOVER_GAP].record(max(0.0, seconds))
 
     def heartbeat(self, outcome: Outcome, seconds: float) -> None:
         """seconds: from before it was sent to its answer; of one that failed, not recorded."""
-        self._counters[HEARTBEATS].add(1, {"outcome": outcome})
+        self._counters[metrics.HEARTBEATS].add(1, {"outcome": outcome})
         if outcome == "ok":
-            self._histograms[HEARTBEAT].record(seconds)
+            self._histograms[metrics.HEARTBEAT].record(seconds)
 
     def session_lost(self, reason: str) -> None:
         """reason: one of a few words ("deadline", "fenced", ...), never free text: each is a time series."""
-        self._counters[LOSSES].add(1, {"reason": reason})
+        self._counters[metrics.LOSSES].add(1, {"reason": str(reason)})
 
     def step(self, name: str, outcome: Outcome, seconds: float) -> None:
-        self._counters[STEPS].add(1, {"step": name, "outcome": outcome})
-        self._histograms[STEP].record(seconds, {"step": name})
+        self._counters[metrics.STEPS].add(1, {"step": name, "outcome": outcome})
+        self._histograms[metrics.STEP].record(seconds, {"step": name})
 
     def ignored(self, kind: str) -> None:
         """kind: what the key was about (keys.Kind)."""
-        self._counters[IGNORED].add(1, {"kind": str(kind)})
+        self._counters[metrics.IGNORED].add(1, {"kind": str(kind)})
 
     def workload_restarted(self) -> None:
-        self._counters[RESTARTS].add(1)
+        self._counters[metrics.RESTARTS].add(1)
 
-    def show(self, gauges: Gauges) -> None:
-        """What the gauges say from now on; api/http.py asks the agent's event loop for it before each scrape."""
-        self._gauges = gauges
+    @contextlib.contextmanager
+    def etcd_call(self, call: str) -> Iterator[None]:
+        """Around a call. call: the verb of the store ("txn", "range", ...). A span only within a trace: heartbeats, of
+        which there is one a second, would bury the others."""
+        began, outcome = time.monotonic(), "failed"
+        try:
+            with self.span(f"etcd {call}") if trace.current() else contextlib.nullcontext():
+                yield
+            outcome = "ok"
+        finally:
+            self._histograms[metrics.REQUEST].record(time.monotonic() - began, {"call": call, "outcome": outcome})
+
+    @contextlib.contextmanager
+    def span(self, name: str, **attributes: Sequence[str]) -> Iterator[None]:
+        """Around a step or a call: a child of the current trace, and current inside. Costs nothing where no traces are
+        exported."""
+        if self._tracer is None:
+            yield
+            return
+        carrier = {"traceparent": trace.current()}
+        parent = _PROPAGATOR.extract(carrier) if carrier["traceparent"] else Context()
+        told = {f"drover.{key}": list(value) for key, value in attributes.items()}
+        with self._tracer.start_as_current_span(name, parent, attributes=told) as span:
+            _PROPAGATOR.inject(carrier, set_span_in_context(span))
+            with trace.within(carrier["traceparent"]):
+                yield
+
+    def watch_lag(self, seconds: float) -> None:
+        self._histograms[metrics.LAG].record(seconds)
+
+    def text(self, gauges: Gauges) -> bytes:
+        """All of it in Prometheus' text format, 0.0.4. Lines of each dataset are made here: a thousand datasets would
+        take the SDK 0.1 s, and its exporter half of that once more."""
+        with self._showing:
+            self._gauges, self._scraped = gauges, True
+            return generate_latest(self.registry) + self._lines(gauges).encode()
+
+    def _lines(self, gauges: Gauges) -> str:
+        """A dataset's name needs no quoting (`keys.name_error`)."""
+        lines: list[str] = []
+        usages = self._room.look(gauges.mounts)
+        for metric in OF_DATASETS if usages else ():
+            amount = _AMOUNTS[metric]
+            lines += (f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}")
+            lines += [f'{metric.name}{{dataset="{name}"}} {amount(usage)}' for name, usage in usages.items()]
+        return "\n".join((*lines, "")) if lines else ""
+
+    def export(self, gauges: Gauges, collect: Callable[[], None]) -> None:
+        """Has a reader collect, with these gauges."""
+        with self._showing:
+            self._gauges, self._scraped = gauges, False
+            collect()
 
     def close(self) -> None:
         self._provider.shutdown()
@@ -211,40 +238,80 @@ class Telemetry:
             metric.name, metric.unit, metric.help, explicit_bucket_boundaries_advisory=metric.buckets
         )
 
-    def _datasets(self, _: CallbackOptions) -> Iterable[Observation]:
-        if gauges := self._gauges:
-            for (phase, backend), count in gauges.datasets.items():
-                yield Observation(count, {"phase": phase, "backend": backend})
+    def _observe(self, metric: Metric, look: _Look) -> None:
+        self._meter.create_observable_gauge(metric.name, [self._callback(look)], metric.unit, metric.help)
 
-    def _margin(self, _: CallbackOptions) -> Iterable[Observation]:
-        if gauges := self._gauges:
-            yield Observation(gauges.margin)
+    def _callback(self, look: _Look) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            return () if self._gauges is None else look(self._gauges, self._room)
 
-    def _connected(self, _: CallbackOptions) -> Iterable[Observation]:
-        if gauges := self._gauges:
-            yield Observation(int(gauges.connected))
+        return observe
 
-    def _history(self, _: CallbackOptions) -> Iterable[Observation]:
-        if gauges := self._gauges:
-            yield Observation(int(gauges.piling_up))
+    def _expiries(self, _: Gauges, __: Room) -> Iterable[Observation]:
+        return [Observation(at() - time.time(), {"certificate": name}) for name, at in self._certificates.items()]
 
-    def _bugs(self, _: CallbackOptions) -> Iterable[Observation]:
-        if gauges := self._gauges:
-            yield Observation(gauges.known_bugs)
+    def _of_datasets(self, amount: Callable[[Usage], int]) -> _Look:
+        def look(gauges: Gauges, room: Room) -> Iterable[Observation]:
+            found = {} if self._scraped else room.look(gauges.mounts)
+            return [Observation(amount(usage), {"dataset": name}) for name, usage in found.items()]
 
-    def _halted(self, _: CallbackOptions) -> Iterable[Observation]:
-        if gauges := self._gauges:
-            yield Observation(int(gauges.went_back))
+        return look
 
-    def _paused(self, _: CallbackOptions) -> Iterable[Observation]:
-        if gauges := self._gauges:
-            yield Observation(int(gauges.paused))
 
-    def _expiries(self, _: CallbackOptions) -> Iterable[Observation]:
-        for name, expires in self._certificates.items():
-            yield Observation(expires() - time.time(), {"certificate": name})
+_Look = Callable[[Gauges, Room], Iterable[Observation]]
 
-    def _looks(self, _: CallbackOptions) -> Iterable[Observation]:
-        if gauges := self._gauges:
-            for backend, count in gauges.looks.items():
-                yield Observation(count, {"backend": backend})
+
+def _number(value: Callable[[Gauges], float]) -> _Look:
+    return lambda gauges, _: (Observation(value(gauges)),)
+
+
+def _flag(value: Callable[[Gauges], bool]) -> _Look:
+    return _number(lambda gauges: int(value(gauges)))
+
+
+def _counts(value: Callable[[Gauges], Mapping[tuple[str, str], int]]) -> _Look:
+    return lambda gauges, _: [
+        Observation(count, {"phase": phase, "backend": backend}) for (phase, backend), count in value(gauges).items()
+    ]
+
+
+def _pool(value: Callable[[Capacity], int | None]) -> _Look:
+    return lambda gauges, _: [
+        Observation(amount, {"backend": name})
+        for name, capacity in gauges.pools.items()
+        if (amount := value(capacity)) is not None
+    ]
+
+
+def _looks(gauges: Gauges, _: Room) -> Iterable[Observation]:
+    return [Observation(count, {"backend": backend}) for backend, count in gauges.looks.items()]
+
+
+_LOOKS: Mapping[Metric, _Look] = {
+    metrics.MARGIN: _number(lambda g: g.margin),
+    metrics.SOFT: _number(lambda g: g.soft),
+    metrics.HEALTHY: lambda g, _: [Observation(int(good), {"part": part}) for part, good in g.healthy.items()],
+    metrics.GUARD: _flag(lambda g: g.guard),
+    metrics.GATE: _flag(lambda g: g.gate),
+    metrics.ARMED: _flag(lambda g: g.armed),
+    metrics.PAUSED: _flag(lambda g: g.paused),
+    metrics.DATASETS: _counts(lambda g: g.datasets),
+    metrics.HELD: _counts(lambda g: g.held),
+    metrics.UNOWNED: _number(lambda g: g.unowned),
+    metrics.MOVE_WAIT: _number(lambda g: g.move_wait),
+    metrics.SILENT: lambda _, room: (Observation(room.silent),),
+    metrics.POOL_SIZE: _pool(lambda c: c.size),
+    metrics.POOL_FREE: _pool(lambda c: c.free),
+    metrics.POOL_INODES: _pool(lambda c: c.inodes),
+    metrics.POOL_INODES_FREE: _pool(lambda c: c.inodes_free),
+    metrics.CONNECTED: _flag(lambda g: g.connected),
+    metrics.PILING_UP: _flag(lambda g: g.piling_up),
+    metrics.KNOWN_BUGS: _number(lambda g: g.known_bugs),
+    metrics.WENT_BACK: _flag(lambda g: g.went_back),
+}
+_AMOUNTS: Mapping[Metric, Callable[[Usage], int]] = {
+    metrics.USED: lambda usage: usage.used,
+    metrics.FREE: lambda usage: usage.free,
+    metrics.INODES_USED: lambda usage: usage.inodes_used,
+    metrics.INODES_FREE: lambda usage: usage.inodes - usage.inodes_used,
+}

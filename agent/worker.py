@@ -8,16 +8,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from drover.agent import logs
 from drover.agent.execute import Executor
 from drover.agent.leave import Leave
 from drover.agent.plan import Plan, plan
 from drover.agent.reporter import Reporter
 from drover.agent.situation import Blocked, Situation, Trouble
-from drover.agent.steps import AT_STORAGE, LastIncrement, StartWorkload, Step, Unpublish
+from drover.agent.steps import AT_STORAGE, Activate, Clear, LastIncrement, StartWorkload, Step, TakeClaim, Unpublish
 from drover.agent.storage.base import Busy, StorageError
 from drover.agent.users import Users
 from drover.agent.workloads.base import Absent, Condition, Exited, WorkloadError
 from drover.agent.workloads.restart import restarts
+from drover.coordinator import trace
 from drover.coordinator.member import Member
 from drover.coordinator.protocol import placement
 from drover.coordinator.protocol.dataset import Cluster, Dataset
@@ -71,6 +73,10 @@ class Worker:
         self._blocked: Blocked | None = None
         self._blocks = 0
         self._failures: dict[str, int] = {}
+        self._trace = ""
+        """That of the change of epoch which is under way; "": none is."""
+        self._asked = 0
+        """The revision of the `desired` that it answers."""
 
     def wake(self) -> None:
         self._wake.set()
@@ -96,8 +102,11 @@ class Worker:
                 self.parted = decided.parted
                 self._shared.leave.changed.set()
             if decided.steps:
-                await self._run(situation, decided)
+                self._trace = self._belongs_to(situation, decided)
+                with logs.about(situation.unit), trace.within(self._trace):
+                    await self._run(situation, decided)
             else:
+                self._trace = ""
                 wait = None if decided.wake is None else decided.wake - time.clock_gettime(time.CLOCK_BOOTTIME)
                 await self._sleep(wait)
 
@@ -151,6 +160,22 @@ class Worker:
             },
         )
 
+    def _belongs_to(self, s: Situation, decided: Plan) -> str:
+        """The trace of these steps: a move's begins with whoever asked for it, a fail-over's with the claim, and either
+        goes on at the new holder until there is nothing left to do. Others belong to none."""
+        if decided.leaving:
+            asking = placement.newest_desired(s.unit)
+            revision = asking.desired_revision if asking else 0
+            if not self._trace or revision != self._asked:
+                self._asked = revision
+                told = asking.desired_trace if asking and not asking.answered else ""
+                return told if trace.trace_id(told) else trace.new()
+        elif any(isinstance(step, TakeClaim) for step in decided.steps):
+            return trace.new()
+        elif any(isinstance(step, Clear | Activate) for step in decided.steps):
+            return next((d.tenure.trace for d in s.mine if d.tenure and trace.trace_id(d.tenure.trace)), "")
+        return self._trace
+
     def _claim_since(self, now: float, unit: tuple[Dataset, ...], cluster: Cluster) -> float | None:
         """When the claim that is open was first decided on: its delay counts from there."""
         member = self._shared.member
@@ -196,7 +221,8 @@ class Worker:
     ) -> Exception | None:
         name, began = type(step).__name__, time.monotonic()
         try:
-            await self._shared.execute.run(step, unit)
+            with self._shared.execute.telemetry.span(name, datasets=sorted(unit)):
+                await self._shared.execute.run(step, unit)
         except NotLive:
             return None
         except (StorageError, WorkloadError, StoreError) as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -44,6 +44,29 @@ __all__ = ["Credentials", "Etcd", "Tls"]
 
 log = logging.getLogger(__name__)
 
+Observe = Callable[[str], contextlib.AbstractContextManager[object]]
+"""Given the name of a verb. Calls overlap."""
+
+
+def unobserved(_: str) -> contextlib.AbstractContextManager[object]:
+    """Nobody is told."""
+    return contextlib.nullcontext()
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_Verb = Callable[Concatenate["Etcd", P], Coroutine[Any, Any, R]]
+
+
+def _observed(verb: _Verb[P, R]) -> _Verb[P, R]:
+    @wraps(verb)
+    async def call(self: Etcd, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.observe(verb.__name__):
+            return await verb(self, *args, **kwargs)
+
+    return call
+
+
 _PAGE = 1000
 """Keys in one answer of a range."""
 
@@ -62,11 +85,12 @@ class Etcd:
         tls: Tls | None = None,
         credentials: Credentials | None = None,
         own_key: str = "",
+        observe: Observe = unobserved,
     ) -> None:
         """endpoints: `http://host:port`, `https://host:port` or `host:port`. timeout: seconds for one call, all its
         repetitions included; a watch is given up after one and a half times as long without a sign of life. own_key: a
         key that we may write (nobody does): with it, a member whose connection is new is first asked whether etcd went
-        back, where it lags behind what was seen.
+        back, where it lags behind what was seen. observe: what it returns is around each call but watches.
 
         Raises ValueError that names the endpoint which is none, OSError where a certificate cannot be used.
         """
@@ -74,6 +98,7 @@ class Etcd:
             raise ValueError("there must be at least one etcd endpoint, like http://127.0.0.1:2379")
         parsed = [parse_endpoint(text) for text in endpoints]
         self.endpoints = tuple(endpoint.address for endpoint in parsed)
+        self.observe = observe
         self._members = Members(parsed, timeout, tls, credentials, own_key)
         self._tls = tls
         self._files = Current(tls.files, tls.credentials) if tls and tls.files else None
@@ -132,6 +157,7 @@ class Etcd:
         """`host:port` of the member to which the next call goes first."""
         return self._members.first.address
 
+    @_observed
     async def txn(self, txn: Txn, timeout: float | None = None) -> TxnResult:
         limit = self._members.timeout if timeout is None else timeout
         deadline = now() + limit
@@ -154,10 +180,12 @@ class Etcd:
         read = {key: entry(kvs[0]) if kvs else None for key, kvs in zip(txn.read, found, strict=True)}
         return TxnResult(answer.succeeded, answer.header.revision, read)
 
+    @_observed
     async def get(self, key: str) -> Entry | None:
         answer = await self._range(rpc_pb2.RangeRequest(key=encode(key)))
         return entry(answer.kvs[0]) if answer.kvs else None
 
+    @_observed
     async def range(self, start: str, end: str) -> Range:
         deadline = now() + 5 * self._members.timeout
         while True:
@@ -190,12 +218,14 @@ class Etcd:
                 await self._range(request)
             raise WatchBroken(str(error)) from error
 
+    @_observed
     async def grant(self, ttl: int) -> int:
         # A repetition may leave a lease that nobody knows behind: it ends by itself.
         request = rpc_pb2.LeaseGrantRequest(TTL=ttl)
         answer = await self._members.ask(lambda member: member.lease.LeaseGrant, request)
         return int(answer.ID)
 
+    @_observed
     async def keep_alive(self, lease: int) -> int:
         request = rpc_pb2.LeaseKeepAliveRequest(ID=lease)
         answer = await self._members.ask(lambda member: _first_of(member.lease.LeaseKeepAlive), request)
@@ -203,6 +233,7 @@ class Etcd:
             raise LeaseGone(f"lease {lease:x} has ended or was revoked")
         return int(answer.TTL)
 
+    @_observed
     async def revoke(self, lease: int) -> None:
         request = rpc_pb2.LeaseRevokeRequest(ID=lease)
         try:
@@ -210,6 +241,7 @@ class Etcd:
         except LeaseGone:
             return
 
+    @_observed
     async def compact(self, revision: int) -> None:
         request = rpc_pb2.CompactionRequest(revision=revision)
         try:
@@ -217,6 +249,7 @@ class Etcd:
         except Compacted:
             return
 
+    @_observed
     async def status(self) -> StoreStatus:
         """Its revision is the highest seen so far where etcd denies us the key `\\0`."""
         request = rpc_pb2.StatusRequest()

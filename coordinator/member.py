@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from drover.coordinator import trace
 from drover.coordinator.clock import Clock, read_clock
 from drover.coordinator.housekeeping import Housekeeping
 from drover.coordinator.join import Joined, Saved
@@ -67,6 +68,10 @@ class Listener(Protocol):
     def gate_opened(self) -> None: ...
     def heartbeat(self, outcome: str, seconds: float) -> None: ...
 
+    def watch_lag(self, seconds: float) -> None:
+        """From etcd's answer to a transaction until the view showed what it wrote."""
+        ...
+
 
 class Member:
     """One incarnation of this node. `run` until it is cancelled or raises Lost."""
@@ -92,7 +97,7 @@ class Member:
         self.life = 0
         """etcd's revision when the first heartbeat of this life of the agent was answered; 0 before. What an earlier
         life sent compares revisions up to this one: a tenure that has not moved since is touched before all else."""
-        self.verbs = Verbs(store, self.view, self.seat, self._check_live, self._check_joined)
+        self.verbs = Verbs(store, self.view, self.seat, self._check_live, self._check_joined, listener.watch_lag)
         self._observers = Observers(self)
         self._housekeeping = Housekeeping(self, compacts)
 
@@ -148,7 +153,8 @@ class Member:
     def seat(self) -> ownership.Seat:
         """For one transaction of this incarnation."""
         at = timestamp(datetime.now(UTC))
-        return ownership.Seat(self.keys, self.node, self.incarnation, self.lease, at, secrets.token_hex(8))
+        txn = secrets.token_hex(8)
+        return ownership.Seat(self.keys, self.node, self.incarnation, self.lease, at, txn, trace.current())
 
     async def say_leaving(self) -> None:
         """That this node shuts down, so that nobody gives it anything. Raises StoreError."""

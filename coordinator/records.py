@@ -131,9 +131,10 @@ class Answers(Record):
 
 class Asked(Record):
     """`asked/<d>`: who put `desired/<d>`, and by what. Counts only where both were put in one transaction: then it is
-    about that very wish."""
+    about that very wish. trace: the traceparent that the move is to belong to."""
 
     by: str
+    trace: str = ""
 
 
 class State(StrEnum):
@@ -156,7 +157,9 @@ class Tenure(Record):
     source: the node that handed it over, to which it goes back if this one cannot activate it.
     before: the node that had it in the epoch before. asked: who or what caused the epoch.
     down: when its use was stopped before this epoch, by a wall clock (Unix time, seconds): by the source for the
-    handover, or by death, counted from the last heartbeat that was seen. For measuring.
+    handover, or by death, counted from the last heartbeat that was seen. For measuring. stopped: when the source told
+    the first workload to end, for the handover; None: none ran. For measuring. trace: the traceparent of what made the
+    epoch; what its holder does to take it up belongs to that trace.
     base: local copies: the guid of the snapshot that the epoch starts from; None: it goes on with the working copy.
     created: the spec's create revision; another one is
     another dataset of the same name. 0: whichever spec is there, until it is claimed. born: the file system was made;
@@ -177,6 +180,8 @@ class Tenure(Record):
     before: str = ""
     asked: str = ""
     down: float | None = None
+    stopped: float | None = None
+    trace: str = ""
     base: str | None = None
     copies: tuple[str, ...] = ()
     """Local copies: the nodes that have what this epoch starts from, or has written, the source of a handover first.
@@ -254,6 +259,8 @@ class HistoryEntry(Record):
     asked: str = ""
     at: str = ""
     gap_ms: int | None = None
+    trace: str = ""
+    """The id of the trace that the change of epoch belongs to."""
 
 
 class Cordon(Record):

@@ -53,10 +53,13 @@ class Verbs:
         seat: Callable[[], Seat],
         check_live: Callable[[], None],
         check_joined: Callable[[], None],
+        lagged: Callable[[float], None],
     ) -> None:
         """seat: for one transaction. check_live, check_joined: raise NotLive where nothing may be sent, and where
-        nothing that was sent can commit any more."""
+        nothing that was sent can commit any more. lagged: told for how many seconds the view did not show what had been
+        written."""
         self._store, self._view, self._seat, self._check_joined = store, view, seat, check_joined
+        self._lagged = lagged
         self._combiner = Combiner(store, check_live)
         self._refuted = 0
 
@@ -83,9 +86,11 @@ class Verbs:
     async def _caught_up(self, revision: int, owners: frozenset[str]) -> None:
         """Until the view shows what is at `revision`, in these tenures too: planning on an older picture would undo
         what was just done. A node that has handed a dataset over and does not see that would use it again."""
+        answered = asyncio.get_running_loop().time()
         while True:
             try:
-                return await self._view.reached(revision, _CATCH_UP, owners)
+                await self._view.reached(revision, _CATCH_UP, owners)
+                return self._lagged(asyncio.get_running_loop().time() - answered)
             except TimeoutError:
                 log.warning("etcd's watch lags by more than %.0f s", _CATCH_UP)
                 self._view.doubt()
@@ -189,15 +194,16 @@ class Verbs:
         beside: Sequence[Dataset],
         refused: bool = False,
         down: float | None = None,
+        stopped: float | None = None,
         bases: Mapping[str, str] = MappingProxyType({}),
     ) -> bool:
         """Settled: False means that it has not happened and never will. beside: the others of the unit. down: Unix time
-        when their use was stopped."""
+        when their use was stopped; stopped: when their first workload was told to end."""
         target = self._view.cluster.nodes.get(to)
         if target is None:
             return False
         seat = self._seat()
-        txn = ownership.handover(seat, datasets, to, target, because, refused, down, beside, bases)
+        txn = ownership.handover(seat, datasets, to, target, because, refused, down, beside, stopped, bases)
         return await self._settled(seat, datasets, txn)
 
     async def release(self, datasets: Sequence[Dataset], because: str, refused: bool = False) -> bool:

@@ -189,6 +189,7 @@ class View:
             desired_revision=desired.mod_revision if desired else 0,
             desired_created=desired.create_revision if desired else 0,
             desired_by=asked.by if same and isinstance(asked, Asked) else "",
+            desired_trace=asked.trace if same and isinstance(asked, Asked) else "",
             tenure=tenure if isinstance(tenure, Tenure) else None,
             tenure_revision=owner.mod_revision if owner else 0,
             leased=at[Kind.LEASES] is not None,

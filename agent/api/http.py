@@ -13,7 +13,6 @@ import logging
 import socket
 import ssl
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -22,11 +21,11 @@ from typing import Any, TypeVar
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import make_wsgi_app
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from drover.agent.addresses import host_port
 from drover.agent.api.errors import CannotListen
-from drover.agent.api.source import Source, gauges, unhealthy, unready
+from drover.agent.api.source import Source, unhealthy, unready
 from drover.agent.telemetry import Telemetry
 from drover.agent.tls import Files, server_context
 from drover.coordinator.rotation import Current
@@ -51,7 +50,7 @@ async def serving(
     loop gets to answer. Raises CannotListen.
     """
     loop = asyncio.get_running_loop()
-    app = _App(source, telemetry, _asker(loop, patience))
+    app = _App(source, telemetry, asker(loop, patience))
     try:
         secured = await asyncio.to_thread(_secured, tls, anyone) if tls else None
         server = _Server(listen, app, secured)
@@ -74,7 +73,9 @@ def _secured(files: Files, anyone: bool) -> Current[ssl.SSLContext]:
 Ask = Callable[[Callable[[], Any]], Any]
 
 
-def _asker(loop: asyncio.AbstractEventLoop, patience: float) -> Ask:
+def asker(loop: asyncio.AbstractEventLoop, patience: float) -> Ask:
+    """For other threads. patience: seconds that the event loop gets to answer."""
+
     def ask(question: Callable[[], T]) -> T:
         """Called in a server's thread; answered in the event loop. Raises TimeoutError."""
 
@@ -98,8 +99,6 @@ class _App:
         self._source = source
         self._telemetry = telemetry
         self._ask = ask
-        self._scraping = threading.Lock()  # the exporter gives one scrape what it collected for another
-        self._metrics: WSGIApplication = make_wsgi_app(telemetry.registry)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
@@ -107,10 +106,8 @@ class _App:
             return _text(start_response, "404 Not Found", "There is /metrics, /healthz and /readyz.\n")
         try:
             if path == "/metrics":
-                now = self._ask(lambda: gauges(self._source))
-                with self._scraping:
-                    self._telemetry.show(now)
-                    return self._metrics(environ, start_response)
+                now = self._ask(self._source.gauges)
+                return _answer(start_response, "200 OK", self._telemetry.text(now), CONTENT_TYPE_PLAIN_0_0_4)
             wrong: dict[str, str] = self._ask(lambda: unhealthy(self._source))
         except TimeoutError:
             return _text(start_response, "503 Service Unavailable", "The agent's event loop does not answer.\n")
@@ -122,8 +119,11 @@ class _App:
 
 
 def _text(start_response: StartResponse, status: str, text: str, kind: str = "text/plain") -> Iterable[bytes]:
-    body = text.encode()
-    start_response(status, [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(body)))])
+    return _answer(start_response, status, text.encode(), f"{kind}; charset=utf-8")
+
+
+def _answer(start_response: StartResponse, status: str, body: bytes, kind: str) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
     return [body]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,8 +10,8 @@ from typing import Protocol
 from drover.agent.telemetry import Gauges
 from drover.coordinator.records import Phase
 
-ETCD, SESSION = "etcd", "session"
-"""Names in `Source.health()` without which a node takes no part; the others are `backend.<name>`."""
+ETCD, SESSION, GUARD = "etcd", "session", "guard"
+"""Names in `Source.health()`; without the first two a node takes no part. The others are `backend.<name>`."""
 
 
 @dataclass(frozen=True)
@@ -81,27 +80,11 @@ class Source(Protocol):
     def node(self) -> NodeView: ...
 
     def health(self) -> Mapping[str, str | None]:
-        """What is wrong with ETCD, SESSION and each `backend.<name>`; None: nothing. One line, fit for a user."""
+        """What is wrong with ETCD, SESSION, GUARD and each `backend.<name>`; None: nothing. One line, for a user."""
         ...
 
-    def looks(self) -> Mapping[str, int]:
-        """How often each back end was asked what is here, since this incarnation joined."""
-        ...
-
-    def history_piles_up(self) -> bool:
-        """Whether nobody compacts etcd's history, which fills its quota in the end."""
-        ...
-
-    def etcd_known_bugs(self) -> int:
-        """How many bugs are known of the release of etcd that answers."""
-        ...
-
-    def etcd_went_back(self) -> bool:
-        """Whether this agent is halted, since etcd went back or is another one."""
-        ...
-
-    def paused(self) -> bool:
-        """Whether the cluster is paused."""
+    def gauges(self) -> Gauges:
+        """What metrics show beside what is counted."""
         ...
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
@@ -149,17 +132,3 @@ def summary(source: Source) -> str:
     if unready(wrong):
         return f"not ready: {told}"
     return f"ready, {here} dataset{'' if here == 1 else 's'} here" + (f"; {told}" if told else "")
-
-
-def gauges(source: Source) -> Gauges:
-    counts = Counter((view.phase.value, view.backend) for view in source.datasets())
-    return Gauges(
-        counts,
-        source.node().margin,
-        ETCD not in unhealthy(source),
-        source.looks(),
-        source.history_piles_up(),
-        source.etcd_known_bugs(),
-        source.etcd_went_back(),
-        source.paused(),
-    )

@@ -93,20 +93,24 @@ Here = Away | Attached | Mounted
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes and inodes of a mounted file system."""
+    """Bytes and inodes of a mounted file system. free: for its users; some file systems keep a part for root."""
 
     size: int
     used: int
     inodes: int
     inodes_used: int
+    free: int = 0
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """Bytes of the pool that new volumes come from; None: without a limit that the back end knows."""
+    """Bytes of the pool that new volumes come from, and inodes of the file system that it is in; None: without a limit
+    that the back end knows."""
 
     size: int | None
     free: int | None
+    inodes: int | None = None
+    inodes_free: int | None = None
 
 
 class StorageError(Exception):

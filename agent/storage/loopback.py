@@ -76,7 +76,8 @@ class LoopbackBackend:
 
     async def capacity(self) -> Capacity:
         found = await asyncio.to_thread(_statvfs, self._directory)
-        return Capacity(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+        size, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+        return Capacity(size, free, found.f_files, found.f_ffree)
 
     async def create(self, volume: Volume, token: Token) -> str:
         fs = volume.fs or filesystems.DEFAULT
@@ -113,13 +114,10 @@ class LoopbackBackend:
         here = (await self.look([volume]))[volume.dataset]
         if not isinstance(here, Mounted):
             return None
-        found = await asyncio.to_thread(_statvfs, here.path)
-        return Usage(
-            size=found.f_blocks * found.f_frsize,
-            used=(found.f_blocks - found.f_bfree) * found.f_frsize,
-            inodes=found.f_files,
-            inodes_used=found.f_files - found.f_ffree,
-        )
+        try:
+            return await asyncio.to_thread(mounts.usage, here.path)
+        except OSError as error:
+            raise _untold(here.path, error) from error
 
     async def destroy(self, volume: Volume, token: Token) -> None:
         await self._run(volume, "destroy", _TIMEOUT, token=asdict(token))
@@ -187,7 +185,11 @@ def _statvfs(path: str | Path) -> os.statvfs_result:
     try:
         return os.statvfs(path)
     except OSError as error:
-        raise StorageError(f"{path} does not tell how full it is: {error.strerror}; see the kernel's log") from error
+        raise _untold(path, error) from error
+
+
+def _untold(path: str | Path, error: OSError) -> StorageError:
+    return StorageError(f"{path} does not tell how full it is: {error.strerror}; see the kernel's log")
 
 
 def _here(loop: loopdev.Loop | None, table: Mapping[str, str]) -> Here:

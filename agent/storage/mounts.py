@@ -1,4 +1,4 @@
-"""The mount table, mounting by libc, and who holds a file system. Standard library only."""
+"""The mount table, mounting by libc, and who holds a file system. The standard library only."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+from drover.agent.storage.base import Usage
 
 MS_NOSUID, MS_NODEV, MS_NOATIME, MS_BIND, MS_PRIVATE = 2, 4, 1024, 4096, 1 << 18
 MNT_DETACH = 2
@@ -30,6 +33,18 @@ class Mount:
     path: str
     fs: str
     source: str
+
+
+def usage(path: Path) -> Usage:
+    """Of the file system that is mounted there. Raises OSError; hangs where the file system does."""
+    found = os.statvfs(path)
+    return Usage(
+        size=found.f_blocks * found.f_frsize,
+        used=(found.f_blocks - found.f_bfree) * found.f_frsize,
+        inodes=found.f_files,
+        inodes_used=found.f_files - found.f_ffree,
+        free=found.f_bavail * found.f_frsize,
+    )
 
 
 def table(pid: int | str = "thread-self") -> list[Mount]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from drover.coordinator import trace
 from drover.coordinator.cli import options, output
 from drover.coordinator.cli.change import Change, tell
 from drover.coordinator.cli.completion import nodes
@@ -35,10 +36,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Asked:
-    """revision: etcd's, once the wish stood in etcd; 0 where the dataset is there already and nothing was written."""
+    """revision: etcd's, once the wish stood in etcd; 0 where the dataset is there already and nothing was written.
+    trace: the id of the move's trace."""
 
     change: Change
     revision: int = 0
+    trace: str = ""
 
 
 async def ask(store: Store, keys: Keys, request: Request) -> Asked:
@@ -50,11 +53,16 @@ async def ask(store: Store, keys: Keys, request: Request) -> Asked:
     wanted = dataset.desired.node if dataset.desired else ""
     if _is_there(dataset, node, before) and wanted == node:
         return Asked(Change(name, before, f"{name} is on {node} already", changed=False, warnings=warnings))
-    revision = await _put(store, keys, dataset, node)
+    parent = trace.new()
+    revision = await _put(store, keys, dataset, node, parent)
     after = await take(store, keys)
     together = after.together(name)
     facts = [("moves with it", output.listing(together) if together else "")]
-    return Asked(Change(name, after, _headline(dataset, node, before), facts, warnings=warnings), revision)
+    return Asked(
+        Change(name, after, _headline(dataset, node, before), facts, warnings=warnings),
+        revision,
+        trace.trace_id(parent),
+    )
 
 
 def _backend(dataset: Dataset) -> str:
@@ -123,15 +131,16 @@ async def cancel(store: Store, keys: Keys, name: str) -> Change:
     return Change(name, after, f"{name} stays on {tenure.node}: the move to {desired.node} is called off")
 
 
-async def _put(store: Store, keys: Keys, dataset: Dataset, node: str) -> int:
+async def _put(store: Store, keys: Keys, dataset: Dataset, node: str, parent: str) -> int:
     """Returns the revision. The same wish put again is no new one to the nodes (they compare the value and the create
     revision), so where it was answered already, before a fail-over for example, the key is made anew."""
     key, before = keys.desired(dataset.name), dataset.desired
     conflict = f"somebody else said just now where {dataset.name} should be"
     if before is not None and before.node == node and dataset.answered:
         await commit(store, Txn((unchanged(key, before.entry),), (Delete(key),)), conflict)
-        return (await commit(store, Txn((absent(key),), wish(keys, dataset.name, node, "move")), conflict)).revision
-    put = Txn((unchanged(key, before.entry if before else None),), wish(keys, dataset.name, node, "move"))
+        again = Txn((absent(key),), wish(keys, dataset.name, node, "move", parent))
+        return (await commit(store, again, conflict)).revision
+    put = Txn((unchanged(key, before.entry if before else None),), wish(keys, dataset.name, node, "move", parent))
     return (await commit(store, put, conflict)).revision
 
 
@@ -180,6 +189,7 @@ def move(
             for warning in asked.change.warnings:
                 output.warn(warning)
             output.say(output.plain(asked.change.headline))
+            output.say(output.facts(_expected(name, node, asked)))
         arrived = run(
             where,
             lambda store, keys: follow(
@@ -195,6 +205,13 @@ def move(
         tell(replace(asked.change, picture=after), as_json)
     else:
         output.say(f"  {arrival(arrived)}")
+
+
+def _expected(name: str, node: str, asked: Asked) -> list[tuple[str, str]]:
+    """What is known before the move: how long the last ones took, and where to look for this one."""
+    picture = asked.change.picture
+    gap = dict(foresee(picture.datasets[name], node, picture).facts())["gap"]
+    return [("gap", gap), ("trace", asked.trace)]
 
 
 def _foretell(foreseen: Foreseen, warnings: list[str], as_json: bool) -> None:

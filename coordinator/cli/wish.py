@@ -7,6 +7,7 @@ import getpass
 import os
 from pathlib import Path
 
+from drover.coordinator import trace
 from drover.coordinator.keys import Keys
 from drover.coordinator.records import Asked
 from drover.coordinator.txn import Delete, Put
@@ -26,9 +27,10 @@ def user() -> str:
     return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
-def wish(keys: Keys, dataset: str, node: str, verb: str) -> tuple[Put, ...]:
-    """For one transaction: `asked/<d>` counts only beside the `desired/<d>` that was put with it."""
-    asked = Asked(by=f"{user()}, drover {verb}")
+def wish(keys: Keys, dataset: str, node: str, verb: str, parent: str = "") -> tuple[Put, ...]:
+    """For one transaction: `asked/<d>` counts only beside the `desired/<d>` that was put with it. parent: the
+    traceparent that the move is to belong to; "": a new one."""
+    asked = Asked(by=f"{user()}, drover {verb}", trace=parent or trace.new())
     return Put(keys.desired(dataset), node.encode()), Put(keys.asked(dataset), asked.encode())
 
 

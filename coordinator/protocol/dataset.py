@@ -30,6 +30,8 @@ class Dataset:
     desired_created: int = 0
     desired_by: str = ""
     """Who put `desired`, as far as they said."""
+    desired_trace: str = ""
+    """The traceparent that they gave it."""
     tenure: Tenure | None = None
     tenure_revision: int = 0
     leased: bool = False

@@ -28,6 +28,7 @@ from drover.coordinator.records import (
     Tenure,
 )
 from drover.coordinator.specs import DatasetSpec
+from drover.coordinator.trace import trace_id
 from drover.coordinator.txn import Compare, CreateRevision, Delete, ModRevision, OnLease, Put, Txn, absent
 
 HISTORY = 100
@@ -41,7 +42,8 @@ SOMEBODY = "put desired"
 
 @dataclass(frozen=True)
 class Seat:
-    """Who sends: a node in one incarnation with its lease. at: when, for people. txn: a random id for each one."""
+    """Who sends: a node in one incarnation with its lease. at: when, for people. txn: a random id for each one. trace:
+    the traceparent of what it is part of, for people."""
 
     keys: Keys
     node: str
@@ -49,6 +51,7 @@ class Seat:
     lease: int
     at: str
     txn: str
+    trace: str = ""
 
 
 def _txn(seat: Seat, compare: Sequence[Compare], then: Sequence[Put | Delete]) -> Txn:
@@ -82,6 +85,7 @@ def _remember(seat: Seat, name: str, tenure: Tenure, gap_ms: int | None = None) 
         asked=tenure.asked,
         at=tenure.since,
         gap_ms=gap_ms,
+        trace=trace_id(tenure.trace),
     )
     return Put(seat.keys.history(name, tenure.epoch), entry.encode())
 
@@ -172,6 +176,8 @@ def _claimed(seat: Seat, d: Dataset, uid: str, told: dict[str, object]) -> Tenur
             "refused": old.refused if old else (),
             "source": "",
             "before": old.node if old else "",
+            "stopped": None,
+            "trace": seat.trace,
             "answers": answers,
             "txn": seat.txn,
         }
@@ -254,14 +260,16 @@ def handover(
     refused: bool = False,
     down: float | None = None,
     beside: Sequence[Dataset] = (),
+    stopped: float | None = None,
     bases: Mapping[str, str] = MappingProxyType({}),
 ) -> Txn:
     """Re-bind datasets that I hold, and no longer use in any way, to another node's lease: all or none.
 
     refused: I could not activate them, and say so, so that they do not come back to me first. down: when I stopped
-    using them (Unix time, seconds). beside: the other datasets of the unit: a claim of mine of one of them that was
-    never answered may have bound it to me. bases: by dataset with local copies: the guid of what the target has
-    received last, whole and durable. Raises ValueError where the target has not what the epoch would start from.
+    using them, stopped: when I told the first workload to end (Unix time, seconds). beside: the other datasets of the
+    unit: a claim of mine of one of them that was never answered may have bound it to me. bases: by dataset with local
+    copies: the guid of what the target has received last, whole and durable. Raises ValueError where the target has
+    not what the epoch would start from.
     """
     keys = seat.keys
     compare: list[Compare] = [
@@ -290,6 +298,8 @@ def handover(
                 "before": seat.node,
                 "asked": asked,
                 "down": down,
+                "stopped": stopped,
+                "trace": seat.trace,
                 "txn": seat.txn,
                 **_sent(seat, d.name, old, to, bases.get(d.name)),
             }

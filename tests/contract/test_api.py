@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,7 +27,9 @@ from drover.agent.api import http, rpc
 from drover.agent.api.errors import CannotListen
 from drover.agent.api.source import Bell, DatasetView, NodeView, Progress, Session
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
-from drover.agent.telemetry import Telemetry
+from drover.agent.room import Room
+from drover.agent.storage.base import Usage
+from drover.agent.telemetry import Gauges, Telemetry
 from drover.coordinator.records import Phase
 
 LOCAL = "127.0.0.1:0"
@@ -35,6 +40,7 @@ class FakeSource:
     def __init__(self) -> None:
         self.views: dict[str, DatasetView] = {}
         self.wrong: dict[str, str | None] = {"etcd": None, "session": None, "backend.loopback": None}
+        self.mounts: dict[str, Path] = {}
         self.bell = Bell()
         self.subscribers = 0
         self.forgotten = asyncio.Event()
@@ -48,20 +54,16 @@ class FakeSource:
     def health(self) -> dict[str, str | None]:
         return self.wrong
 
-    def looks(self) -> dict[str, int]:
-        return {"loopback": 2}
-
-    def history_piles_up(self) -> bool:
-        return False
-
-    def etcd_known_bugs(self) -> int:
-        return 6
-
-    def etcd_went_back(self) -> bool:
-        return False
-
-    def paused(self) -> bool:
-        return False
+    def gauges(self) -> Gauges:
+        counts = Counter((view.phase.value, view.backend) for view in self.views.values())
+        return Gauges(
+            datasets=counts,
+            margin=3.5,
+            connected=self.wrong["etcd"] is None,
+            looks={"loopback": 2},
+            known_bugs=6,
+            mounts=self.mounts,
+        )
 
     def subscribe(self, wake: Callable[[], None]) -> Callable[[], None]:
         self.subscribers += 1
@@ -345,6 +347,26 @@ async def test_a_scrape_is_readable_by_prometheus_and_shows_what_the_source_says
     assert samples["drover_datasets", "loopback", "moving"] == 1
     assert samples["drover_deadline_margin_seconds",] == 3.5
     assert samples["drover_etcd_connected",] == 1
+
+
+async def test_a_mount_that_hangs_hangs_no_scrape(source: FakeSource) -> None:
+    let = threading.Event()
+
+    def measure(path: Path) -> Usage:
+        if path.name == "hanging":
+            let.wait(30)
+        return Usage(size=100, used=60, inodes=10, inodes_used=4, free=35)
+
+    source.mounts = {"pgdata": Path("/srv/pgdata"), "media": Path("/srv/hanging")}
+    telemetry = Telemetry("node-a", room=Room(measure))
+    async with http.serving(source, telemetry, LOCAL) as port:
+        scrape = asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/metrics")
+        status, body = await asyncio.wait_for(scrape, timeout=2)
+        assert status == 200
+        assert "drover_datasets_unowned 0" in body
+        assert 'drover_dataset_used_bytes{dataset="media"}' not in body
+        let.set()
+    telemetry.close()
 
 
 class Witness(Collector):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +57,23 @@ class _NoTelemetry(Telemetry):
         return None
 
     def workload_restarted(self) -> None:
+        return None
+
+    @contextmanager
+    def etcd_call(self, call: str) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def span(self, name: str, **attributes: Sequence[str]) -> Iterator[None]:
+        yield
+
+    def client_gap(self, seconds: float) -> None:
+        return None
+
+    def failover_gap(self, seconds: float) -> None:
+        return None
+
+    def watch_lag(self, seconds: float) -> None:
         return None
 
 

@@ -11,7 +11,8 @@ from drover.coordinator.cli import follow as following
 from drover.coordinator.cli import move
 from drover.coordinator.cli.errors import CliError, Failed, StillGoing
 from drover.coordinator.cli.follow import Arrived, Follower, Sight, follow
-from drover.coordinator.records import Answers, Evidence, Phase, State, Status
+from drover.coordinator.records import Answers, Asked, Evidence, Phase, State, Status
+from drover.coordinator.trace import trace_id
 from tests.unit.cli_world import World, world
 
 WISH = "/drover/desired/notes"
@@ -244,7 +245,9 @@ async def test_wait_notices_a_warning_that_was_there_before_and_stays(
         await follow(w.store, w.keys, "notes", "node-b", wish, timeout=5.0)
 
 
-def test_wait_prints_each_step_and_ends_with_epoch_and_cut_over(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_prints_the_likely_gap_the_trace_and_each_step_and_ends_with_epoch_and_cut_over(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def agents(*arguments: object, progress: Callable[[Status], None], **_: object) -> Arrived:
         progress(Status(phase=Phase.MOVING, node="node-a", epoch=3, reason="stops workload web"))
         return Arrived("node-b", 4, 58)
@@ -253,8 +256,11 @@ def test_wait_prints_each_step_and_ends_with_epoch_and_cut_over(w: World, monkey
     w.active("notes", "node-a", 3)
     ran = w.drover("move", "notes", "node-b", "--wait")
     assert ran.code == 0
+    asked = Asked.decode((w.value(w.keys.asked("notes")) or "").encode())
     assert ran.out.splitlines() == [
         "notes: node-a → node-b",
+        "  gap    unknown: there was no move to go by",
+        f"  trace  {trace_id(asked.trace)}",
         "  moving    node-a        stops workload web",
         "  active on node-b, epoch 4, cut-over 58 ms",
     ]

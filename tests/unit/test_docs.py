@@ -15,6 +15,7 @@ from drover.coordinator.protocol import ownership, session
 from drover.coordinator.records import Evidence
 from drover.coordinator.timings import PROFILES
 from drover.coordinator.txn import Txn
+from tools import dashboard, metrics_reference
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -141,3 +142,11 @@ def test_the_layout_has_a_line_for_every_file_and_for_no_other(folder: str) -> N
 def section_of_layout(title: str) -> str:
     """Sections of the third level end at the next one, too."""
     return re.split(r"^### ", section(ARCHITECTURE, title), maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_the_page_on_metrics_is_what_the_code_says() -> None:
+    assert metrics_reference.DOC.read_text() == metrics_reference.reference(), "python -m tools.metrics_reference"
+
+
+def test_the_dashboard_is_what_its_generator_makes() -> None:
+    assert dashboard.FILE.read_text() == dashboard.text(), "python -m tools.dashboard"

@@ -6,27 +6,31 @@ import logging
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from drover.agent import logs
-from drover.agent.telemetry import METRICS, Gauges, Telemetry
+from drover.agent.metrics import METRICS
+from drover.agent.room import Room
+from drover.agent.storage.base import Capacity, Usage
+from drover.agent.telemetry import Gauges, Telemetry
 from drover.coordinator.records import Evidence
 
+NOW = Gauges()
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture
 def telemetry() -> Iterator[Telemetry]:
-    telemetry = Telemetry("node-a")
+    telemetry = Telemetry("node-a", room=Room(lambda _: Usage(size=100, used=60, inodes=10, inodes_used=4, free=35)))
     yield telemetry
     telemetry.close()
 
 
-def scraped(telemetry: Telemetry) -> Samples:
-    families = text_string_to_metric_families(generate_latest(telemetry.registry).decode())
+def scraped(telemetry: Telemetry, gauges: Gauges = NOW) -> Samples:
+    families = text_string_to_metric_families(telemetry.text(gauges).decode())
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
 
@@ -34,7 +38,7 @@ def sample(samples: Samples, name: str, **labels: str) -> float:
     return samples[name, frozenset(labels.items())]
 
 
-def use_everything(telemetry: Telemetry) -> None:
+def use_everything(telemetry: Telemetry) -> Gauges:
     telemetry.moved(0.2)
     telemetry.move_failed()
     telemetry.failed_over(Evidence.SILENCE)
@@ -45,24 +49,34 @@ def use_everything(telemetry: Telemetry) -> None:
     telemetry.ignored("desired")
     telemetry.workload_restarted()
     telemetry.certificate("etcd", lambda: time.time() + 1000)
+    telemetry.client_gap(0.7)
+    telemetry.failover_gap(6.5)
+    telemetry.watch_lag(0.002)
+    with telemetry.etcd_call("txn"):
+        pass
     counts = {("active", "loopback"): 3, ("waiting", "loopback"): 1}
-    telemetry.show(
-        Gauges(
-            counts,
-            margin=3.5,
-            connected=True,
-            looks={"loopback": 7},
-            piling_up=True,
-            known_bugs=6,
-            went_back=True,
-            paused=True,
-        )
+    return Gauges(
+        datasets=counts,
+        held={("active", "loopback"): 2},
+        unowned=1,
+        move_wait=12.0,
+        margin=3.5,
+        soft=4.5,
+        healthy={"etcd": True, "backend.loopback": False},
+        connected=True,
+        guard=True,
+        mounts={"pgdata": Path("/srv/drover/pgdata")},
+        pools={"loopback": Capacity(1000, 200, 50, 20), "boundless": Capacity(None, None)},
+        looks={"loopback": 7},
+        piling_up=True,
+        known_bugs=6,
+        went_back=True,
+        paused=True,
     )
 
 
 def test_the_metrics_have_exactly_the_documented_names_kinds_and_labels(telemetry: Telemetry) -> None:
-    use_everything(telemetry)
-    text = generate_latest(telemetry.registry).decode()
+    text = telemetry.text(use_everything(telemetry)).decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert families.pop("target_info").samples[0].labels["service_instance_id"] == "node-a"
     shown = {
@@ -78,8 +92,7 @@ def test_the_metrics_have_exactly_the_documented_names_kinds_and_labels(telemetr
 
 
 def test_each_sample_says_what_happened(telemetry: Telemetry) -> None:
-    use_everything(telemetry)
-    samples = scraped(telemetry)
+    samples = scraped(telemetry, use_everything(telemetry))
     assert sample(samples, "drover_moves_total", outcome="ok") == 1
     assert sample(samples, "drover_moves_total", outcome="failed") == 1
     assert sample(samples, "drover_move_cutover_seconds_sum") == pytest.approx(0.2)
@@ -102,13 +115,35 @@ def test_each_sample_says_what_happened(telemetry: Telemetry) -> None:
     assert sample(samples, "drover_datasets", phase="active", backend="loopback") == 3
     assert sample(samples, "drover_deadline_margin_seconds") == 3.5
     assert sample(samples, "drover_etcd_connected") == 1
+    assert sample(samples, "drover_datasets_held", phase="active", backend="loopback") == 2
+    assert sample(samples, "drover_datasets_unowned") == 1
+    assert sample(samples, "drover_move_wait_seconds") == 12
+    assert sample(samples, "drover_move_client_gap_seconds_sum") == pytest.approx(0.7)
+    assert sample(samples, "drover_failover_gap_seconds_bucket", le="7.0") == 1
+    assert sample(samples, "drover_etcd_watch_lag_seconds_count") == 1
+    assert sample(samples, "drover_etcd_request_seconds_count", call="txn", outcome="ok") == 1
+    assert sample(samples, "drover_healthy", part="backend.loopback") == 0
+    assert sample(samples, "drover_guard_answers") == 1
+    assert sample(samples, "drover_gate_open") == 0
+    assert sample(samples, "drover_dataset_used_bytes", dataset="pgdata") == 60
+    assert sample(samples, "drover_dataset_free_bytes", dataset="pgdata") == 35
+    assert sample(samples, "drover_dataset_inodes_used", dataset="pgdata") == 4
+    assert sample(samples, "drover_dataset_inodes_free", dataset="pgdata") == 6
+    assert sample(samples, "drover_pool_size_bytes", backend="loopback") == 1000
+    assert sample(samples, "drover_pool_inodes_free", backend="loopback") == 20
+    assert ("drover_pool_size_bytes", frozenset({("backend", "boundless")})) not in samples
+
+
+def test_a_call_to_etcd_that_fails_is_told_apart(telemetry: Telemetry) -> None:
+    with pytest.raises(TimeoutError), telemetry.etcd_call("range"):
+        raise TimeoutError
+    count = sample(scraped(telemetry), "drover_etcd_request_seconds_count", call="range", outcome="failed")
+    assert count == 1
 
 
 def test_a_gauge_forgets_what_is_no_longer_so(telemetry: Telemetry) -> None:
-    telemetry.show(Gauges({("active", "loopback"): 3}, margin=3.5, connected=True))
-    scraped(telemetry)
-    telemetry.show(Gauges({("waiting", "loopback"): 3}, margin=-1.0, connected=False))
-    samples = scraped(telemetry)
+    scraped(telemetry, Gauges(datasets={("active", "loopback"): 3}, margin=3.5, connected=True))
+    samples = scraped(telemetry, Gauges(datasets={("waiting", "loopback"): 3}, margin=-1.0, connected=False))
     assert [labels for name, labels in samples if name == "drover_datasets"] == [
         frozenset({("phase", "waiting"), ("backend", "loopback")})
     ]

@@ -1,0 +1,124 @@
+"""What a whole cluster tells of itself: to a real receiver of OTLP, to a real Prometheus, and to its logs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from drover.coordinator.cli.playground.layout import HTTP_PORT, Layout, Settings
+from tests.cluster.cluster import Cluster, Dataset
+from tests.otlp import Received, receiver
+from tests.playground import Playground, eventually
+from tests.prometheus import prometheus
+from tools import dashboard
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("telemetry")]
+
+Observed = tuple[Cluster, Received]
+QUERIES = [query for panels in dashboard.ROWS.values() for panel in panels for query in panel.queries.values()]
+OF_FAIL_OVERS = "drover_failover_gap_seconds"
+"""In queries that are empty before the first one."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What was moved three times, to node-b in the end, and the trace of the first move."""
+
+    cluster: Cluster
+    received: Received
+    dataset: str
+    trace: str
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    """Two nodes and a member, whose agents export to a receiver in the playground's directory."""
+    directory = tmp_path_factory.mktemp("cluster") / "pg"
+    layout = Layout.of(directory)
+    layout.shared.mkdir(parents=True)
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"unix:{directory.parent}/otlp",
+        "OTEL_EXPORTER_OTLP_INSECURE": "true",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "DROVER_LOG_FORMAT": "json",
+    }
+    layout.save(Settings(2, 1, "", environment=environment))
+    with receiver(f"unix:{directory.parent}/otlp") as (received, _):
+        with Playground(directory, nodes=2, etcd=1, etcd_fast=True) as playground:
+            cluster = Cluster(playground)
+            cluster.until_all_joined()
+            yield cluster, received
+
+
+@pytest.fixture(scope="module")
+def moved(observed: Observed) -> Moved:
+    cluster, received = observed
+    data = cluster.dataset(on="node-a")
+    cluster.writer(data)
+    first, *_ = [cluster.drover("move", data.name, f"node-{to}", "--wait").stdout for to in "bab"]
+    return Moved(cluster, received, data.name, first.partition("trace")[2].split()[0])
+
+
+def history(cluster: Cluster, dataset: str) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(cluster.drover("show", dataset, "--json").stdout)["history"]
+    return found
+
+
+def steps(received: Received, trace: str) -> set[tuple[str, str]]:
+    """By node."""
+    return {(node, span.name) for node, span in received.spans(trace)}
+
+
+def none_is_empty(cluster: Cluster, queries: Sequence[str], directory: Path) -> None:
+    playground = cluster.playground
+    agents = [f"{playground.address(node)}:{HTTP_PORT}" for node in playground.nodes]
+    members = [f"{playground.address(member)}:2379" for member in playground.members]
+    with prometheus(directory, {"drover": agents, "etcd": members}) as server:
+        for query in queries:
+            asked = query.replace("$__rate_interval", "1m").replace("$__interval", "1m")
+            eventually(lambda asked=asked: bool(server.query(asked)), f"{query} has series", 15, every=0.2)  # type: ignore[misc]
+
+
+def test_a_move_is_one_trace_across_both_agents(moved: Moved) -> None:
+    cluster, received, trace = moved.cluster, moved.received, moved.trace
+    here = {("node-a", step) for step in ("StopWorkload", "Unpublish", "Handover", "etcd txn")}
+    there = {("node-b", step) for step in ("Activate", "Publish", "StartWorkload", "etcd txn")}
+    eventually(lambda: steps(received, trace) >= here | there, "both agents' spans arrive", 10)
+    spans = {span.span_id: span for _, span in received.spans(trace)}
+    assert all(spans[s.span_id].parent_span_id in spans for s in spans.values() if s.name == "etcd txn")
+    traces = [one["trace"] for one in history(cluster, moved.dataset)]
+    assert traces.index(trace) == 1
+    assert len({*traces} - {""}) == 4, "each change of epoch is one of its own"
+
+    lines = [json.loads(line) for line in cluster.playground.log("node-b").splitlines() if line.startswith("{")]
+    said = f"{moved.dataset} moved here"
+    (line,) = [x for x in lines if x.get("trace_id") == trace and x["message"].startswith(said)]
+    assert (line["dataset"], line["epoch"]) == (moved.dataset, 2)
+    assert line["reason"]
+
+
+def test_no_query_of_the_dashboard_is_empty_after_a_move_and_a_quiet_cluster_logs_nothing(
+    moved: Moved, tmp_path: Path
+) -> None:
+    playground = moved.cluster.playground
+    logged = {node: playground.log(node) for node in playground.nodes}
+    none_is_empty(moved.cluster, [query for query in QUERIES if OF_FAIL_OVERS not in query], tmp_path / "prometheus")
+    assert {node: playground.log(node) for node in playground.nodes} == logged
+
+
+@pytest.mark.long
+def test_a_fail_over_is_one_trace_and_fills_the_rest_of_the_dashboard(moved: Moved, tmp_path: Path) -> None:
+    cluster, received = moved.cluster, moved.received
+    cluster.playground.kill("node-b")
+    data = Dataset(cluster, moved.dataset)
+    data.active_on("node-a", within=30)
+    taken = history(cluster, data.name)[-1]["trace"]
+    whole = {("node-a", "TakeClaim"), ("node-a", "Publish")}
+    eventually(lambda: steps(received, taken) >= whole, "the fail-over's arrive", 10)
+    cluster.playground.start("node-b")
+    cluster.until_all_joined()
+    none_is_empty(cluster, [query for query in QUERIES if OF_FAIL_OVERS in query], tmp_path / "prometheus")
