@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-import drover
-from drover.agent import control, testify
-from drover.agent.addresses import host_port, joined
-from drover.agent.api import docker_volume, http, rpc
-from drover.agent.api.copies import Asking
-from drover.agent.api.docker_options import Defaults
-from drover.agent.backends import make_backends
+from drover.agent.alone import alone
+from drover.agent.api import http
+from drover.agent.backends import examine, make_backends
 from drover.agent.cgroups import Cgroups
 from drover.agent.config import Settings
-from drover.agent.config_errors import ConfigError
 from drover.agent.connect import connect
-from drover.agent.copying import Copier
+from drover.agent.describe import guard_settings, node_record
 from drover.agent.execute import Executor
-from drover.agent.export import exports
+from drover.agent.export import close, exports
 from drover.agent.guard.client import Guard
-from drover.agent.guard.settings import Files, GuardSettings
 from drover.agent.halt import until_decided
 from drover.agent.helper.pool import HelperPool
 from drover.agent.ignored import IgnoredInput
@@ -37,11 +26,12 @@ from drover.agent.janitor import Janitor
 from drover.agent.leave import Hands, Leave
 from drover.agent.local import Local
 from drover.agent.machine import boot_id
+from drover.agent.ports import copier_of, serve_volumes, serving, watch_expiry
 from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
 from drover.agent.reporter import Reporter
 from drover.agent.sight import Sight
-from drover.agent.storage.base import Backend, Family, Mounted, StorageError
+from drover.agent.storage.base import Backend, Family
 from drover.agent.systemd import Systemd
 from drover.agent.telemetry import Telemetry, resource
 from drover.agent.transfer.path import TcpDataPath, data_path
@@ -50,7 +40,6 @@ from drover.agent.worker import Shared
 from drover.agent.workers import Workers
 from drover.agent.workloads.base import Runtime
 from drover.agent.workloads.process import ProcessRuntime
-from drover.coordinator.certificates import expires
 from drover.coordinator.clock import read_clock
 from drover.coordinator.etcd import Etcd
 from drover.coordinator.join import Applicant, Joining, Refused
@@ -59,15 +48,10 @@ from drover.coordinator.mark import MARK, MarkFile
 from drover.coordinator.member import Lost, Member
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import Loss
-from drover.coordinator.record import timestamp
-from drover.coordinator.records import NodeRecord
-from drover.coordinator.rotation import Current
 from drover.coordinator.store import OtherEtcd, WentBack
 
 log = logging.getLogger(__name__)
 
-_LAST_WORDS = 2.0
-"""Seconds that the end of an agent waits for what is still to be exported."""
 _AGAIN = 0.5
 _OPENS = 0.25
 """Seconds that the guard is given to open the gate before it is asked again."""
@@ -76,10 +60,6 @@ _CLIMBS = 3.0
 
 
 E = TypeVar("E", bound=Exception)
-
-
-class AlreadyRunning(Exception):
-    """Another agent of this node runs on this machine."""
 
 
 def first(group: BaseExceptionGroup[E]) -> E:
@@ -118,9 +98,9 @@ class Agent:
         """
         settings, self._loop = self._settings, asyncio.get_running_loop()
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self._close_telemetry)
+            stack.push_async_callback(close, self._telemetry.close, self._exports.close)
             stack.enter_context(self._exports.logging())
-            stack.enter_context(self._alone())
+            stack.enter_context(alone(settings.run_dir))
             self._cgroups.make("agent")
             if not self._systemd.started_us:  # a unit's process stays in the cgroup that its journal and limits go by
                 self._cgroups.enter("agent")
@@ -128,16 +108,17 @@ class Agent:
             helpers = await stack.enter_async_context(HelperPool(self._cgroups, guard, left_over=True))
             self._backends = make_backends(settings, helpers)
             self._runtimes = self._make_runtimes(stack)
-            await guard.start(self._guard_settings())
-            self._watch_expiry()
-            await self._serve(stack)
+            await guard.start(guard_settings(settings, self._cgroups.root, self._backends))
+            watch_expiry(settings, self._telemetry)
+            receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
+            await stack.enter_async_context(serving(settings, self._sight, self._telemetry, receiver, self._leave))
             async with asyncio.TaskGroup() as group:
                 if any(backend.family is Family.LOCAL_COPIES for backend in self._backends.values()):
                     self._data_path = stack.enter_context(data_path(settings, helpers))
                     group.create_task(self._data_path.run())
                 group.create_task(self._systemd.keep(self._sight, settings.timings.d_soft))
                 group.create_task(guard.keep(self._turned.set))
-                group.create_task(self._examine_backends())
+                group.create_task(examine(self._backends, self._sight))
                 living = group.create_task(self._live(guard, helpers))
                 group.create_task(self._leave_if_asked(living))
 
@@ -170,39 +151,6 @@ class Agent:
             )
         )
 
-    async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
-        listen = self._settings.listen
-        files = self._settings.tls.files if self._settings.tls else None
-        receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
-        await stack.enter_async_context(rpc.serving(self._sight, listen.grpc, files, receiver=receiver))
-        plain, anyone = listen.http_clients == "plain", listen.http_clients == "any"
-        await stack.enter_async_context(
-            http.serving(self._sight, self._telemetry, listen.http, None if plain else files, anyone)
-        )
-        await stack.enter_async_context(control.serving(self._settings.run_dir, self._leave))
-
-    def _watch_expiry(self) -> None:
-        """Raises ConfigError."""
-        own, etcd = self._settings.tls, self._settings.etcd.tls
-        for name, key, path in (("node", "tls.cert", own and own.cert), ("etcd", "etcd.tls.cert", etcd and etcd.cert)):
-            if path:
-                try:
-                    self._telemetry.certificate(name, Current([path], partial(expires, path)).get)
-                except (OSError, ValueError) as error:
-                    raise ConfigError(key, str(error)) from None
-
-    def _copier(self, member: Member, changed: Callable[[str], None]) -> Copier | None:
-        """Of one incarnation. None: no back end here has local copies."""
-        if self._data_path is None:
-            return None
-
-        def address(node: str) -> str:
-            found = member.view.cluster.nodes.get(node)
-            return found.record.grpc if found else ""
-
-        files = self._settings.tls.files if self._settings.tls else None
-        return Copier(Asking(self._settings.node, address, files).ask, self._data_path, changed, self._sight.ring)
-
     def gate(self) -> Deadline | None:
         return self._member.gate() if self._member and self.gate_is_open() else None
 
@@ -234,7 +182,7 @@ class Agent:
                 store,
                 self._keys,
                 await joining.run(),
-                self._describe(),
+                node_record(self._settings, self._backends),
                 self._settings.timings,
                 self._settings.run_dir / "session.json",
                 self,
@@ -299,8 +247,11 @@ class Agent:
             helpers,
             users=users,
         )
-        copier = self._copier(member, lambda name: workers.wake(name))
-        execute.copier = copier
+        copier = execute.copier = (
+            copier_of(self._settings, member, self._data_path, lambda name: workers.wake(name), self._sight.ring)
+            if self._data_path is not None
+            else None
+        )
         self._sight.copying = lambda: execute.copying
         shared = Shared(member, execute, reporter, allowed, self._leave, users)
         workers = self._workers = Workers(shared)
@@ -328,17 +279,7 @@ class Agent:
             group.create_task(preparer.run())
             if users is not None:
                 users.changed = workers.wake
-                group.create_task(self._serve_volumes(member, users, local))
-
-    async def _serve_volumes(self, member: Member, users: Users, local: Local) -> None:
-        def path(dataset: str) -> Path | None:
-            here = local.seen(dataset)
-            return here.path if isinstance(here, Mounted) else None
-
-        docker = self._settings.docker
-        volumes = docker_volume.Volumes(member, users, path, Defaults(docker.backend, docker.size))
-        async with docker_volume.serving(volumes, Path(docker.socket)):
-            await asyncio.Event().wait()
+                group.create_task(serve_volumes(self._settings, member, users, local))
 
     @staticmethod
     async def _picture(member: Member) -> None:
@@ -425,22 +366,6 @@ class Agent:
         with contextlib.suppress(TimeoutError):
             self._telemetry.export(http.asker(self._loop, 2.0)(self._sight.gauges), collect)
 
-    async def _close_telemetry(self) -> None:
-        """What is still to be exported gets a moment; a collector that does not answer holds nobody up."""
-        closed = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def close() -> None:
-            self._telemetry.close()
-            self._exports.close()
-            with contextlib.suppress(RuntimeError):  # nobody waits any more
-                loop.call_soon_threadsafe(closed.set)
-
-        threading.Thread(target=close, name="telemetry", daemon=True).start()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS):
-                await closed.wait()
-
     # Making the parts.
 
     def _applicant(self, guard: Guard) -> Applicant:
@@ -450,35 +375,9 @@ class Agent:
             settings.machine_id,
             boot_id(),
             settings.timings,
-            self._describe(),
+            node_record(self._settings, self._backends),
             guard.armed,
             guard.until,
-        )
-
-    def _guard_settings(self) -> GuardSettings:
-        settings = self._settings
-        return GuardSettings(
-            cgroups=str(self._cgroups.root),
-            cuts=tuple(backend.last_means() for backend in self._backends.values()),
-            resets=settings.guard.reset,
-            reset_within=settings.timings.d_hard - settings.timings.d_io,
-            testify=testify.command(Files(settings.run_dir), settings),
-            version=drover.__version__,
-        )
-
-    def _describe(self) -> NodeRecord:
-        settings = self._settings
-        return NodeRecord(
-            incarnation="",
-            machine=settings.machine_id,
-            boot=boot_id(),
-            lease=0,
-            address=settings.address,
-            grpc=joined(settings.address, host_port(settings.listen.grpc)[1]) if settings.address else "",
-            backends=tuple(sorted(self._backends)),
-            limits={name: backend.limits for name, backend in self._backends.items()},
-            version=drover.__version__,
-            joined=timestamp(datetime.now(UTC)),
         )
 
     def _make_runtimes(self, stack: contextlib.AsyncExitStack) -> dict[str, Runtime]:
@@ -495,34 +394,3 @@ class Agent:
 
     def _etcd(self) -> Etcd:
         return connect(self._settings.etcd, self._keys.cluster, self._telemetry.etcd_call)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One agent at a time has this node's run_dir; a second one is told so."""
-        run_dir = self._settings.run_dir
-        run_dir.mkdir(parents=True, exist_ok=True)
-        with open(run_dir / "agent.lock", "a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                pid = lock.read().strip() or "unknown"
-                raise AlreadyRunning(
-                    f"an agent of this node runs already (pid {pid} holds {run_dir}/agent.lock)"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield
-
-    async def _examine_backends(self) -> None:
-        while True:
-            for name, backend in self._backends.items():
-                self._sight.backends[name] = await backend.health()
-                try:
-                    self._sight.pools[name] = await backend.capacity()
-                except StorageError as error:
-                    self._sight.pools.pop(name, None)
-                    log.debug("%s does not say how much room it has: %s", name, error)
-            self._sight.ring()
-            await asyncio.sleep(60.0)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 
 from drover.agent.config import Settings
-from drover.agent.storage.base import Backend, Factory, Runner
+from drover.agent.sight import Sight
+from drover.agent.storage.base import Backend, Factory, Runner, StorageError
+
+log = logging.getLogger(__name__)
+
+_EVERY = 60.0
+"""Seconds between two examinations."""
 
 
 def make_backends(settings: Settings, runner: Runner) -> dict[str, Backend]:
@@ -21,3 +30,17 @@ def make_backends(settings: Settings, runner: Runner) -> dict[str, Backend]:
         except ValueError as wrong:
             raise settings.backend_error(name, wrong) from None
     return backends
+
+
+async def examine(backends: Mapping[str, Backend], sight: Sight) -> None:
+    """Until cancelled: whether each is well, and how much room it has."""
+    while True:
+        for name, backend in backends.items():
+            sight.backends[name] = await backend.health()
+            try:
+                sight.pools[name] = await backend.capacity()
+            except StorageError as error:
+                sight.pools.pop(name, None)
+                log.debug("%s does not say how much room it has: %s", name, error)
+        sight.ring()
+        await asyncio.sleep(_EVERY)

@@ -6,8 +6,10 @@ drop; nothing waits for them.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -19,6 +21,9 @@ from drover.agent import logs
 from drover.agent.config import Otlp
 
 _ENDPOINTS = tuple(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT" for signal in ("", "METRICS_", "TRACES_", "LOGS_"))
+
+_LAST_WORDS = 2.0
+"""Seconds that the end of an agent waits for what is still to be exported."""
 
 Collect = Callable[[Callable[[], None]], None]
 """Called in an exporter's thread with what collects; has the gauges be those of now, and calls it."""
@@ -103,3 +108,20 @@ def _logs(made: Exports, settings: Otlp, resource: Resource, collect: Collect) -
     made.handler = LoggingHandler(logger_provider=provider)
     made.handler.addFilter(logs.context)
     made.closing.append(provider.shutdown)
+
+
+async def close(*closing: Callable[[], None]) -> None:
+    """What is still to be exported gets a moment; a collector that does not answer holds nobody up."""
+    closed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def run() -> None:
+        for one in closing:
+            one()
+        with contextlib.suppress(RuntimeError):  # nobody waits any more
+            loop.call_soon_threadsafe(closed.set)
+
+    threading.Thread(target=run, name="telemetry", daemon=True).start()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_WORDS):
+            await closed.wait()

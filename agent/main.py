@@ -13,8 +13,9 @@ from pathlib import Path
 import uvloop
 
 from drover.agent import logs
+from drover.agent.alone import AlreadyRunning
 from drover.agent.api.errors import CannotListen
-from drover.agent.app import Agent, AlreadyRunning
+from drover.agent.app import Agent
 from drover.agent.cgroups import CgroupError
 from drover.agent.config import Settings, load_or_exit
 from drover.agent.config_errors import ConfigError

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from unittest.mock import patch
 
-from drover.agent import app, execute, leave, local, reporter, testify, worker
+from drover.agent import app, describe, execute, leave, local, reporter, testify, worker
 from drover.coordinator import depart, etcd, etcd_members, member, mirror, observers
 from drover.coordinator.cli import recover
 from drover.coordinator.protocol.clock import Instant
@@ -124,9 +124,10 @@ def virtual() -> Iterator[Chance]:
                 if vars(module).get(chance.__name__) is chance:
                     stack.enter_context(patch.object(module, chance.__name__, CHANCE))
         stack.enter_context(patch.object(recover, "now", _Datetime.now))
-        for module in (member, observers, reporter, app, leave):
+        for module in (member, observers, reporter, describe, leave):
             stack.enter_context(patch.object(module, "datetime", _Datetime))
-        stack.enter_context(patch.object(app, "boot_id", _boot_id))
+        for module in (app, describe):
+            stack.enter_context(patch.object(module, "boot_id", _boot_id))
         stack.enter_context(patch.object(local, "_on_mount_event", _on_mount_event))
         stack.enter_context(patch.object(etcd_members, "Member", SimMember))
         for module in (etcd, etcd_members):

@@ -1,0 +1,80 @@
+"""All doors of one agent: what listens where, and under which certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+from drover.agent import control
+from drover.agent.api import docker_volume, http, rpc
+from drover.agent.api.copies import Asking
+from drover.agent.api.docker_options import Defaults
+from drover.agent.config import Settings
+from drover.agent.config_errors import ConfigError
+from drover.agent.copying import Copier
+from drover.agent.leave import Leave
+from drover.agent.local import Local
+from drover.agent.receiving import Receiver
+from drover.agent.sight import Sight
+from drover.agent.storage.base import Mounted
+from drover.agent.telemetry import Telemetry
+from drover.agent.transfer.base import DataPath
+from drover.agent.users import Users
+from drover.coordinator.certificates import expires
+from drover.coordinator.member import Member
+from drover.coordinator.rotation import Current
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    settings: Settings, sight: Sight, telemetry: Telemetry, receiver: Receiver, leave: Leave
+) -> AsyncIterator[None]:
+    """gRPC, HTTP and the socket of `drover-agent shutdown`. Raises CannotListen."""
+    listen, files = settings.listen, settings.tls.files if settings.tls else None
+    plain, anyone = listen.http_clients == "plain", listen.http_clients == "any"
+    async with (
+        rpc.serving(sight, listen.grpc, files, receiver=receiver),
+        http.serving(sight, telemetry, listen.http, None if plain else files, anyone),
+        control.serving(settings.run_dir, leave),
+    ):
+        yield
+
+
+def watch_expiry(settings: Settings, telemetry: Telemetry) -> None:
+    """Of this node's certificates. Raises ConfigError."""
+    own, etcd = settings.tls, settings.etcd.tls
+    for name, key, path in (("node", "tls.cert", own and own.cert), ("etcd", "etcd.tls.cert", etcd and etcd.cert)):
+        if path:
+            try:
+                telemetry.certificate(name, Current([path], partial(expires, path)).get)
+            except (OSError, ValueError) as error:
+                raise ConfigError(key, str(error)) from None
+
+
+def copier_of(
+    settings: Settings, member: Member, path: DataPath, changed: Callable[[str], None], progressed: Callable[[], None]
+) -> Copier:
+    """What sends local copies in one incarnation: it asks other nodes' agents at the addresses that they tell."""
+
+    def address(node: str) -> str:
+        found = member.view.cluster.nodes.get(node)
+        return found.record.grpc if found else ""
+
+    files = settings.tls.files if settings.tls else None
+    return Copier(Asking(settings.node, address, files).ask, path, changed, progressed)
+
+
+async def serve_volumes(settings: Settings, member: Member, users: Users, local: Local) -> None:
+    """The plugin of Docker Engines, in one incarnation, until cancelled."""
+
+    def path(dataset: str) -> Path | None:
+        here = local.seen(dataset)
+        return here.path if isinstance(here, Mounted) else None
+
+    docker = settings.docker
+    volumes = docker_volume.Volumes(member, users, path, Defaults(docker.backend, docker.size))
+    async with docker_volume.serving(volumes, Path(docker.socket)):
+        await asyncio.Event().wait()
