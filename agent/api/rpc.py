@@ -38,7 +38,8 @@ async def serving(
     if receiver is not None:
         drover_pb2_grpc.add_CopiesServicer_to_server(Copies(receiver), server)
     health_pb2_grpc.add_HealthServicer_to_server(_Health(source), server)
-    services = [service.full_name for service in drover_pb2.DESCRIPTOR.services_by_name.values()]
+    known = drover_pb2.DESCRIPTOR.services_by_name.items()
+    services = [service.full_name for name, service in known if name != "Copies" or receiver is not None]
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
         port = (
