@@ -123,6 +123,8 @@ class TcpOutgoing:
                     if "cut" in message:
                         await self._mend(message["cut"])
                 except HelperDied as died:
+                    if self._broken is not None:
+                        return  # given up: it is not to be had again
                     await self._revive(died)
         except StorageError as error:
             self._broken = error

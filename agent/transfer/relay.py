@@ -50,6 +50,9 @@ class Relay:
                 await asyncio.wait([job, accept], timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
                 if accept.done() and not job.done():
                     return cls(accept.result(), job)
+            except asyncio.CancelledError:
+                await _cancelled(job)
+                raise
             finally:
                 if not accept.done() or job.done():
                     await _cancelled(accept)

@@ -109,6 +109,9 @@ class ProcessRuntime:
                     f"processes of {name} do not die (pids {pids}): they hang in the kernel, because storage or "
                     "network does not answer; mend that, or reboot this node"
                 )
+            if name in self._watched:  # the kernel tells nothing of a cgroup that was removed before it came to it
+                self._forget(name)
+                self._wake(name)
 
     def kill(self, names: Sequence[str]) -> list[str]:
         return self._end([name for name in names if not name_error(name)], LADDER)
