@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-all chaos model unit sim lint proto bench-move bench-transfer bench-failover bench-heartbeats bench-idle bench-scrape clean
+.PHONY: setup demo test test-all chaos model unit sim lint proto bench-move bench-btrfs bench-transfer bench-failover bench-heartbeats bench-idle bench-scrape clean
 
 setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
@@ -38,6 +38,7 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 proto: setup ; tools/proto
 bench-move: setup ; $(BIN)/python -m bench.move
+bench-btrfs: setup ; $(BIN)/python -m bench.btrfs
 bench-transfer: setup ; $(BIN)/python -m bench.transfer
 # Fewer runs or seconds only show that it works: make bench-failover RUNS=1
 RUNS ?= 20
