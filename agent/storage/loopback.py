@@ -76,7 +76,9 @@ class LoopbackBackend:
 
     async def capacity(self) -> Capacity:
         found = await asyncio.to_thread(_statvfs, self._directory)
-        size, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+        # As df counts: without what is reserved.
+        size = (found.f_blocks - found.f_bfree + found.f_bavail) * found.f_frsize
+        free = found.f_bavail * found.f_frsize
         return Capacity(size, free, found.f_files, found.f_ffree)
 
     async def create(self, volume: Volume, token: Token) -> str:
