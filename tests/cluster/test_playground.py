@@ -155,6 +155,17 @@ def test_down_removes_devices_mounts_and_frozen_machines_and_the_data_stays(tmp_
         assert playground.sh("node-a", "cat /srv/w/file") == "precious"
 
 
+def test_namespaces_that_others_make_meanwhile_do_not_hide_its_own_from_down(tmp_path: Path) -> None:
+    other = f"drover-other-{os.getpid()}"
+    playground = Playground(tmp_path / "pg", nodes=1, agents=False)
+    try:
+        with playground:
+            subprocess.run(["ip", "netns", "add", other], check=True)
+        assert traces(playground.layout) == []
+    finally:
+        subprocess.run(["ip", "netns", "del", other], check=True)
+
+
 def test_down_works_where_the_directory_was_deleted(tmp_path: Path) -> None:
     with Playground(tmp_path / "pg", nodes=1, agents=False) as playground:
         device = Path(playground.volume("node-a")).name

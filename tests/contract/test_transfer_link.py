@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from drover.agent.transfer.base import Waits
+from drover.coordinator.cli.playground import namespaces
+from drover.coordinator.cli.playground.layout import NETNS
 from tests.contract.transfer_stage import Arrivals, Node, connected, made, node, sha256, until
 
 WAITS = Waits(silence=0.8, keep=20.0, connect=1.0)
@@ -63,7 +65,7 @@ def link() -> Iterator[Link]:
     made = Link(f"drover-a-{tag}", f"drover-b-{tag}")
     try:
         for name in (made.a, made.b):
-            run("ip", "netns", "add", name)
+            namespaces.add(NETNS / name)
             run("ip", "-n", name, "link", "set", "dev", "lo", "up")
         run("ip", "-n", made.a, "link", "add", "v0", "type", "veth", "peer", "name", "v0", "netns", made.b)
         for name, address in ((made.a, "10.77.0.1/24"), (made.b, "10.77.0.2/24")):
@@ -72,7 +74,7 @@ def link() -> Iterator[Link]:
         yield made
     finally:
         for name in (made.a, made.b):
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+            namespaces.remove(NETNS / name)
 
 
 @pytest.fixture

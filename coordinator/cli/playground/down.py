@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from drover.coordinator.cli.errors import CliError, Failed, NotPossible
-from drover.coordinator.cli.playground import blockdev, filesystems, network
+from drover.coordinator.cli.playground import blockdev, filesystems, namespaces, network
 from drover.coordinator.cli.playground.devices import Devices
 from drover.coordinator.cli.playground.layout import Layout
 from drover.coordinator.cli.playground.lock import locked
@@ -84,4 +84,4 @@ def _end_machines(layout: Layout) -> None:
 def _remove_network(layout: Layout) -> None:
     network.remove_uplink(layout)
     for namespace in layout.namespaces():
-        network.remove_namespace(namespace)
+        namespaces.remove(namespace)

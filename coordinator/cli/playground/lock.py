@@ -15,11 +15,11 @@ _PATIENCE = 30.0
 
 
 @contextmanager
-def locked(directory: Path, patience: float = _PATIENCE) -> Iterator[None]:
+def locked(directory: Path, patience: float = _PATIENCE, inherited: bool = True) -> Iterator[None]:
     """Holds the lock of a playground: a flock on its directory, so there is no file to be left behind.
 
-    The descriptor is inheritable: what the command has started holds the lock until it is done, even where the command
-    itself was killed, so nobody cleans up under the hands of a node that is just starting. patience: seconds.
+    inherited: what the command has started holds the lock until it is done, even where the command itself was killed,
+    so nobody cleans up under the hands of a node that is just starting. patience: seconds.
 
     Raises NotPossible when another command keeps it.
     """
@@ -37,7 +37,7 @@ def locked(directory: Path, patience: float = _PATIENCE) -> Iterator[None]:
                         "Wait for it, or end it and try again.",
                     ) from None
             time.sleep(0.01)  # flock has no time limit of its own
-        os.set_inheritable(descriptor, True)
+        os.set_inheritable(descriptor, inherited)
         yield
     finally:
         os.close(descriptor)

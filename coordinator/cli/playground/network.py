@@ -9,16 +9,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import os
 import socket
 import struct
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from drover.coordinator.cli.playground import syscalls, tools
-from drover.coordinator.cli.playground.layout import NETNS, Layout, Machine, Settings, taken_networks
+from drover.coordinator.cli.playground import namespaces, syscalls, tools
+from drover.coordinator.cli.playground.layout import Layout, Machine, Settings, taken_networks
 
 UPLINK_PORT = "uplink"
 
@@ -41,7 +39,7 @@ Cut = tuple[str, str]
 
 def make_switch(layout: Layout, settings: Settings) -> None:
     """The switch and the uplink. Raises Failed."""
-    _add_namespace(layout.switch)
+    namespaces.add(layout.switch)
     _ip(
         [
             f"link add {layout.uplink} address {layout.mac(1)} type veth"
@@ -64,7 +62,7 @@ def make_switch(layout: Layout, settings: Settings) -> None:
 def plug_in(layout: Layout, machines: Sequence[Machine]) -> None:
     """A namespace and a port for each machine; the machine sets its own address. Raises Failed."""
     for machine in machines:
-        _add_namespace(layout.netns(machine))
+        namespaces.add(layout.netns(machine))
     _ip(
         [
             f"link add {layout.port(machine)} netns {layout.switch.name} type veth"
@@ -80,7 +78,7 @@ def unplug(layout: Layout, machine: Machine) -> None:
     if port_state(layout, machine) is not None:
         # The port would go with the namespace, but only some time after.
         _ip([f"link del dev {layout.port(machine)}"], layout.switch)
-    remove_namespace(layout.netns(machine))
+    namespaces.remove(layout.netns(machine))
 
 
 def remove_uplink(layout: Layout) -> None:
@@ -91,18 +89,6 @@ def remove_uplink(layout: Layout) -> None:
 
 def uplink_exists(layout: Layout) -> bool:
     return Path("/sys/class/net", layout.uplink).exists()
-
-
-def remove_namespace(namespace: Path) -> None:
-    """Its name; it ends when nobody is inside. Idempotent. Raises OSError."""
-    try:
-        syscalls.unmount(namespace, syscalls.MNT_DETACH)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOENT):  # not mounted: half made, or half removed
-            raise
-    namespace.unlink(missing_ok=True)
-    with suppress(OSError):
-        NETNS.rmdir()  # where it is empty and we made it
 
 
 def set_port(layout: Layout, machine: Machine, up: bool) -> None:
@@ -154,18 +140,6 @@ def _ip(commands: Sequence[str], namespace: Path | None = None) -> None:
 
 def _nft(layout: Layout, arguments: Sequence[str], script: str = "") -> str:
     return syscalls.in_network(layout.switch, lambda: tools.run(["nft", *arguments], script))
-
-
-def _add_namespace(namespace: Path) -> None:
-    """As `ip netns add`, but without mounting /run/netns on itself, which would stay."""
-    NETNS.mkdir(exist_ok=True)
-    os.close(os.open(namespace, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
-
-    def make() -> None:
-        syscalls.unshare(syscalls.CLONE_NEWNET)
-        syscalls.bind(Path("/proc/thread-self/ns/net"), namespace)
-
-    syscalls.in_thread(make)
 
 
 def _flags(interface: str, up: bool | None) -> int:

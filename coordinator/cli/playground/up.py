@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,7 +105,7 @@ def _settings(layout: Layout, asked: Settings) -> Settings:
 
 
 def _subnet_and_switch(layout: Layout, settings: Settings) -> Settings:
-    with _one_at_a_time():
+    with locked(Path("/run"), inherited=False):  # so that two playgrounds do not choose one subnet
         taken = network.taken()
         if not settings.subnet:
             settings = replace(settings, subnet=free_subnet(layout, taken))
@@ -156,14 +153,3 @@ def _tails(layout: Layout, machines: list[Machine]) -> str:
         lines = log.read_text(errors="replace").splitlines()[-_TAIL:] if log.exists() else []
         shown += f"\n{one.name}: the end of {log}:\n  " + "\n  ".join(lines or ["(nothing)"])
     return shown
-
-
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """So that two playgrounds do not choose one subnet: a lock on a directory that is always there."""
-    descriptor = os.open(Path("/run"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
