@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import drover
-from drover.agent import config, config_sources
+from drover.agent import config_sources, config_values
 from drover.agent.config import Settings, load, load_or_exit
 from drover.agent.config_errors import ConfigError, leaves
 from drover.coordinator.timings import PROFILES
@@ -24,7 +24,7 @@ def no_file_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(config_sources, "DEFAULT_FILE", tmp_path / "default.toml")
     machine = tmp_path / "machine-id"
     machine.write_text("c0ffee\n")
-    monkeypatch.setattr(config, "MACHINE_ID", machine)
+    monkeypatch.setattr(config_values, "MACHINE_ID", machine)
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_a_host_name_that_cannot_be_a_node_name_is_said_to_be_the_reason(monkeyp
 
 
 def test_a_machine_without_an_id_must_be_given_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "MACHINE_ID", tmp_path / "none")
+    monkeypatch.setattr(config_values, "MACHINE_ID", tmp_path / "none")
     with pytest.raises(ConfigError, match=r"^drover-agent: machine_id: .*none cannot be read .*: set machine_id$"):
         load(["--node", "a"], {})
     assert load(["--node", "a", "--set", "machine_id=m"], {}).machine_id == "m"
