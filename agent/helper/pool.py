@@ -18,6 +18,7 @@ from drover.agent.helper.child import START_TIMEOUT, Child
 from drover.agent.helper.main import IDLE
 from drover.agent.helper.wire import error_from_wire
 from drover.agent.storage.base import GateClosed, HelperDied, StorageError
+from drover.agent.storage.loopdev import until
 
 log = logging.getLogger("drover.helper")
 
@@ -269,12 +270,7 @@ class HelperPool:
         return not await asyncio.to_thread(self._group_is_gone, child.pid, _cgroup(dataset), left)
 
     def _group_is_gone(self, group: int, path: str, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while any(_group_of(pid) == group for pid in self._cgroups.pids(path)):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.002)
-        return True
+        return until(lambda: all(_group_of(pid) != group for pid in self._cgroups.pids(path)), timeout)
 
     async def _kill_left_overs(self) -> None:
         paths = [IDLE]
