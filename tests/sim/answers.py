@@ -77,5 +77,4 @@ class WatchAnswer:
     created: bool = False
     canceled: bool = False
     compact_revision: int = 0
-    cancel_reason: str = ""
     watch_id: int = 0

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tests.sim.machine import Machine
 
 MEMBERS = ("e1", "e2", "e3")
-HISTORY_PREFIX = "/drover/history/"
 NEVER = float("inf")
 
 

@@ -100,11 +100,10 @@ def slow_answers(world: World, machine: Machine, rng: random.Random) -> None:
 
 
 def lease_revoked_early(world: World, machine: Machine, rng: random.Random) -> None:
-    member = machine.agent._member if machine.agent is not None else None
-    if member is None or not member.lease:
+    if not machine.lease:
         return
     world.fault("lease revoked early", machine.name)
-    world.etcd.expire(member.lease)
+    world.etcd.expire(machine.lease)
 
 
 def election(world: World, machine: Machine, rng: random.Random) -> None:
@@ -212,11 +211,10 @@ def holder_in_trouble(world: World, machine: Machine, rng: random.Random) -> Non
 
 def dies_with_its_lease(world: World, machine: Machine, rng: random.Random) -> None:
     """Nobody sees it in `nodes/` any more, and what it held is still its own."""
-    member = machine.agent._member if machine.agent is not None else None
-    if not machine.up or member is None or not member.lease:
+    if not machine.up or not machine.lease:
         return
     world.fault("power cut, and its lease ends", machine.name)
-    world.etcd.expire(member.lease)
+    world.etcd.expire(machine.lease)
     machine.power_off(rng.uniform(5.0, 30.0))
 
 

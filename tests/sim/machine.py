@@ -104,6 +104,12 @@ class Machine:
         return f"{self.name}{self.boot:07}"
 
     @property
+    def lease(self) -> int:
+        """Its agent's; 0: it has none."""
+        member = self.agent._member if self.agent is not None else None
+        return member.lease if member is not None else 0
+
+    @property
     def files(self) -> Files:
         return Files(self.directory / f"{self.name}{self.boot}")
 

@@ -130,14 +130,14 @@ def _no_life() -> Sequence[Patch]:
 
 
 def _early_mount() -> Sequence[Patch]:
-    bring_up, assigned = plan._bring_up, plan._assigned
+    assigned = plan._assigned
 
     def early(s: Situation, d: Dataset) -> tuple[Any, ...]:
         if d.tenure is not None and d.tenure.born and d.tenure.state is State.ASSIGNED and s.here.get(d.name):
             return (*assigned(s, d), Publish(d.name))
         return assigned(s, d)
 
-    return [(plan, "_assigned", early), (plan, "_bring_up", bring_up)]
+    return [(plan, "_assigned", early)]
 
 
 def _no_gate() -> Sequence[Patch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tests.sim.world import Outcome
@@ -67,10 +67,3 @@ def story(outcome: Outcome, last: int = LAST) -> Iterator[str]:
         yield f"… {left_out} lines before"
     yield from told[left_out:]
     yield f"seed {outcome.seed}: {outcome.broken or 'every promise was kept'}"
-
-
-def summed(outcomes: Iterable[Outcome]) -> Report:
-    report = Report()
-    for outcome in outcomes:
-        report.add(outcome)
-    return report

@@ -7,7 +7,7 @@ import random
 from drover.coordinator.records import State, Tenure
 from drover.coordinator.txn import Put, Txn
 from tests.sim.etcd import MEMBERS, Fate
-from tests.sim.faults import agent_restart, agent_stopped, cut_off
+from tests.sim.faults import agent_restart, agent_stopped, cut_off, lease_revoked_early
 from tests.sim.machine import Machine
 from tests.sim.world import World
 
@@ -82,11 +82,9 @@ def late_helper(world: World, machine: Machine, rng: random.Random) -> None:
 
 def late_lease_record(world: World, machine: Machine, rng: random.Random) -> None:
     """A lease is revoked early; what puts its records back commits late, when they are others'."""
-    member = machine.agent._member if machine.agent is not None else None
-    if member is None or not member.lease:
+    if not machine.lease:
         return
-    world.fault("lease revoked early", machine.name)
-    world.etcd.expire(member.lease)
+    lease_revoked_early(world, machine, rng)
 
     def sent(sender: Machine, txn: Txn) -> Fate | None:
         again = [op.key for op in txn.then if op.key.startswith(world.keys.lease(""))]

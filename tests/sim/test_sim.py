@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.sim.mutants import MUTANTS
+
+PAGE = Path(__file__).parents[2] / "docs" / "simulation.md"
 RUNS = 60
 """Of `make test`; `make sim` has more."""
 
@@ -35,6 +40,11 @@ def test_a_protocol_that_lacks_a_rule_is_found_out() -> None:
 def test_every_protocol_that_lacks_a_rule_is_found_out_within_2000_runs() -> None:
     run = sim("--mutants", "all", "--seeds", "2000", "--jobs", "2", timeout=1700)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_page_has_every_rule_that_is_left_out_and_no_other() -> None:
+    rows = re.findall(r"^\| (.+) \| `([^`]+)` \| \d+ \|$", PAGE.read_text(), re.MULTILINE)
+    assert rows == [(mutant.lacks, name) for name, mutant in MUTANTS.items()]
 
 
 @pytest.mark.timeout(300)

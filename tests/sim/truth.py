@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from drover.coordinator.store import Change
-from drover.coordinator.txn import Compare, Entry
+from drover.coordinator.txn import Entry
 from tests.model.store import ModelCluster, _Lease
 
 
@@ -25,16 +25,11 @@ class Truth(ModelCluster):
     def __init__(self, clock: Callable[[], float], told: Callable[[Sequence[Change]], None]) -> None:
         super().__init__(clock)
         self._told = told
-        self.holds: Callable[[Truth, Compare, bool], bool] = lambda truth, compare, so: so
-        """A mutant's own idea of a compare."""
 
     def _publish(self, changes: Sequence[Change]) -> None:
         super()._publish(changes)
         if changes:
             self._told(changes)
-
-    def _holds(self, compare: Compare) -> bool:
-        return self.holds(self, compare, super()._holds(compare))
 
     def past(self, revision: int) -> dict[str, Entry]:
         """All keys as they were. Raises Compacted."""
