@@ -36,7 +36,7 @@ from drover.agent.steps import (
     Touch,
     Unpublish,
 )
-from drover.agent.storage.base import Backend, Family, LocalCopies, NotFound, StorageError, Token, Volume
+from drover.agent.storage.base import Away, Backend, Family, LocalCopies, NotFound, StorageError, Token, Volume
 from drover.agent.telemetry import Telemetry
 from drover.agent.users import Users
 from drover.agent.workloads.base import Runtime, WorkloadError
@@ -144,7 +144,7 @@ class Executor:
                 if self.copier is not None:
                     await self.copier.last(name)
             case Release(names, because):
-                self._check_free(names)
+                await self._check_free([unit[n] for n in names])
                 await self.member.verbs.release([unit[n] for n in names], because)
             case Destroy(name):
                 await self._destroy(unit[name])
@@ -193,17 +193,27 @@ class Executor:
         if not activated:
             self.helpers.unprepare(d.name)
 
-    def _check_free(self, names: Iterable[str]) -> None:
-        """Nothing here can come to use them any more. Raises Stuck."""
-        for name in names:
-            if self.helpers.stuck(name):
+    async def _check_free(self, datasets: Iterable[Dataset]) -> None:
+        """Nothing here can come to use them any more. Raises Stuck, StorageError."""
+        for d in datasets:
+            if self.helpers.stuck(d.name):
                 raise Stuck(
-                    f"a helper of {name} was killed and is not gone: it hangs in the kernel, and may still mount. The "
-                    "dataset stays here until the storage answers or this machine is rebooted"
+                    f"a helper of {d.name} was killed and is not gone: it hangs in the kernel, and may still mount. "
+                    "The dataset stays here until the storage answers or this machine is rebooted"
                 )
+            if d.name in self.helpers.late:
+                # The look that this step rests on may be older than the last thing that it did.
+                self.local.forget(d.name)
+                here = (await self.local.look((d,))).get(d.name, Away())
+                self.helpers.late.discard(d.name)
+                if not isinstance(here, Away):
+                    raise Stuck(
+                        f"a helper of {d.name} was killed, hung in the kernel, and brought it here before it was gone: "
+                        "it is unmounted first"
+                    )
 
     async def _refuse(self, datasets: list[Dataset], beside: list[Dataset], to: str | None, because: str) -> None:
-        self._check_free(d.name for d in datasets)
+        await self._check_free(datasets)
         log.error("%s: %s", ", ".join(d.name for d in datasets), because)
         self.telemetry.move_failed()
         if to is not None:
@@ -256,7 +266,7 @@ class Executor:
             await self.runtimes[spec.kind].stop(name, spec.stop_grace_period)
 
     async def _handover(self, datasets: list[Dataset], beside: list[Dataset], to: str, because: str) -> None:
-        self._check_free(d.name for d in datasets)
+        await self._check_free(datasets)
         down = [at for d in datasets if (at := self._down.pop(d.name, None)) is not None]
         stopped = [at for d in datasets if (at := self._stopped.pop(d.name, None)) is not None]
         bases = {
@@ -277,7 +287,7 @@ class Executor:
     async def _destroy(self, d: Dataset) -> None:
         if d.tenure is None or d.tenure.state is not State.ACTIVE:
             return
-        self._check_free([d.name])
+        await self._check_free([d])
         if not await self.member.verbs.condemn(d):
             return
         backend, volume = self._at(d)

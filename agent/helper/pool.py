@@ -75,6 +75,9 @@ class HelperPool:
         self._busy: set[Child] = set()
         self._stuck: dict[str, list[Child]] = {}
         """Killed, and not gone in time, by dataset."""
+        self.late: set[str] = set()
+        """Datasets of such helpers: what these did last is not known. Whoever has looked, when none of them is stuck
+        any more, takes the name out."""
         self._all: set[Child] = set()
         self._returned = 0
         self._wake = asyncio.Event()
@@ -168,6 +171,7 @@ class HelperPool:
                 child.kill()
                 if hangs := await self._hangs(child, dataset):
                     self._stuck.setdefault(dataset, []).append(child)
+                    self.late.add(dataset)
         if answer is None:
             how = f"did not finish within {timeout:.0f} s and was killed" if timed_out else _death(child)
             rest = "; it hangs in the kernel: the storage does not answer" if hangs else ""

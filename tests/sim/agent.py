@@ -82,6 +82,7 @@ class _NoHelpers(HelperPool):
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self.late = machine.late
 
     def stuck(self, dataset: str) -> bool:
         return any(job.dataset == dataset for job in self._machine.helpers)

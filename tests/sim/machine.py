@@ -84,6 +84,8 @@ class Machine:
     """All that have a job."""
     jobs: list[Job] = field(default_factory=list)
     """Those that have entered a cgroup, where they are found."""
+    late: set[str] = field(default_factory=set)
+    """Datasets of helpers that were killed and hung."""
     workloads: dict[str, Writer] = field(default_factory=dict)
     mount_events: list[Callable[[], None]] = field(default_factory=list)
     agent: SimAgent | None = None

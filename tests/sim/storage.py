@@ -380,6 +380,7 @@ class SimBackend:
                 # What hangs in the kernel comes back from there first, having done what it was at.
                 hangs = machine.unkillable - machine.world.loop.now
                 if hangs > 0:
+                    machine.late.add(volume.dataset)
                     machine.world.after(hangs + 2 * _POLL, job.kill)
                 else:
                     job.kill()

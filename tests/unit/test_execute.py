@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +12,7 @@ from drover.agent.execute import Executor, Stuck, Unreachable
 from drover.agent.helper.pool import HelperPool
 from drover.agent.local import Local
 from drover.agent.steps import Activate, Destroy, Handover, Refuse, Release, Step
-from drover.agent.storage.base import Backend, Token, Volume
+from drover.agent.storage.base import Away, Backend, Here, Mounted, Token, Volume
 from drover.agent.telemetry import Telemetry
 from drover.agent.worker import pause_after
 from drover.coordinator.member import Member
@@ -33,6 +34,7 @@ class _Member:
 class _Helpers:
     def __init__(self, stuck: bool = False) -> None:
         self._stuck = stuck
+        self.late: set[str] = set()
 
     async def prepare(self, dataset: str) -> None:
         return None
@@ -130,3 +132,33 @@ async def test_a_dataset_does_not_leave_while_a_killed_helper_may_still_mount_it
     with pytest.raises(Stuck, match="rebooted"):
         await execute.run(step, {"d": doomed})
     assert (backend.gone, member.said) == ([], [])
+
+
+class _Late(_Destroys):
+    """here: what a look finds."""
+
+    here: Here = Away()
+
+    async def look(self, volumes: Sequence[Volume]) -> Mapping[str, Here]:
+        return {volume.dataset: self.here for volume in volumes}
+
+
+async def test_a_dataset_does_not_leave_that_a_killed_helper_mounted_after_the_last_look() -> None:
+    doomed = dataset(spec=None, tenure=tenure(born=True, reclaim="delete"))
+    member, backend, helpers = _Owner(doomed, True), _Late(), _Helpers()
+    backends = {BACKEND: cast(Backend, backend)}
+    local = Local(backends, lambda _: None)
+    execute = Executor(
+        cast(Member, member), backends, {}, local, Path("/"), cast(Telemetry, None), cast(HelperPool, helpers)
+    )
+    assert await local.look((doomed,)) == {"d": Away()}
+    helpers.late.add("d")
+    backend.here = Mounted("/dev/x", Path("/d"), 1)
+    with pytest.raises(Stuck, match="unmounted first"):
+        await execute.run(Destroy("d"), {"d": doomed})
+    assert backend.gone == []
+    assert await local.look((doomed,)) == {"d": backend.here}, "the next look shows it"
+    local.forget("d")
+    backend.here = Away()
+    await execute.run(Destroy("d"), {"d": doomed})
+    assert backend.gone == ["d"]
