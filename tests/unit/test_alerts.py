@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
 from drover.agent.metrics import METRICS
+from drover.coordinator.cli.main import load
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"
 PROMTOOL = str(Path(sys.executable).with_name("promtool"))
 RULES: list[dict[str, Any]] = yaml.safe_load((FOLDER / "drover.rules.yml").read_text())["groups"][0]["rules"]
+PAGE = ROOT / "docs" / "alerts.md"
+ON_THE_PAGE = {" ".join(found.split()) for found in re.findall(r"`drover ([^`]+)`", PAGE.read_text())}
+_IN_WORDS = re.compile(r"\bdrover ((?:ca )?[a-z]+(?: [A-Z]+| --[a-z-]+)*)")
+IN_RULES = {found for rule in RULES for found in _IN_WORDS.findall(rule["annotations"]["description"])}
 OTHERS = {"up", "etcd_mvcc_db_total_size_in_bytes", "etcd_server_quota_backend_bytes"}
 
 by_name = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
@@ -55,3 +63,14 @@ def test_an_alert_rests_on_metrics_that_there_are(rule: dict[str, Any]) -> None:
     named = re.findall(r"\b(?:drover_\w+|etcd_\w+|up)\b", rule["expr"])
     assert named
     assert set(named) <= known | OTHERS
+
+
+@pytest.mark.parametrize("command", sorted(ON_THE_PAGE | IN_RULES))
+def test_a_command_that_an_alert_or_its_section_names_can_be_typed(command: str) -> None:
+    verb, *words = shlex.split(command.replace("SIZE", "1GiB"))
+    parser: Any = load(verb)
+    while words and hasattr(parser, "commands"):
+        parser = parser.commands[words.pop(0)]
+    if words:  # else it is only named
+        with suppress(typer.Exit):  # --help
+            parser.make_context(verb, words)
