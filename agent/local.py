@@ -10,9 +10,9 @@ import logging
 import os
 import select
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 
-from drover.agent.storage.base import Away, Backend, Here, Mounted, StorageError, Volume
+from drover.agent.storage.base import Away, Backend, Here, Mounted, StorageError, Usage, Volume
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.records import State
 from drover.coordinator.specs import DatasetSpec
@@ -70,6 +70,7 @@ class Local:
     """changed: called with the dataset whose state here is not what it was at the last look."""
 
     def __init__(self, backends: Mapping[str, Backend], changed: Callable[[str], None]) -> None:
+        self._backends = backends
         self._looks, self._changed = {name: _Looks(backend) for name, backend in backends.items()}, changed
         self._here: dict[str, tuple[str, Here]] = {}
         self._volumes: dict[str, tuple[str, Volume]] = {}
@@ -102,9 +103,13 @@ class Local:
         return {name: looks.count for name, looks in self._looks.items()}
 
     @property
-    def mounts(self) -> Mapping[str, Path]:
-        """Where datasets are mounted here, as the last looks found."""
-        return {name: here.path for name, (_, here) in self._here.items() if isinstance(here, Mounted)}
+    def mounts(self) -> Mapping[str, Callable[[], Usage]]:
+        """What is mounted here, as the last looks found: each is asked how full it is, and may hang."""
+        return {
+            name: partial(self._backends[backend].usage, here)
+            for name, (backend, _) in self._volumes.items()
+            if isinstance(here := self.seen(name), Mounted)
+        }
 
     def seen(self, dataset: str) -> Here | None:
         """What the last look found."""

@@ -110,7 +110,13 @@ IGNORED = Metric("drover_ignored_input_total", "counter", "What users wrote that
 
 # Room. What is mounted here is asked when somebody scrapes, at most every 15 s, and never waited for.
 
-USED = Metric("drover_dataset_used_bytes", "gauge", "Used in a dataset that is mounted here", ("dataset",), "By")
+USED = Metric(
+    "drover_dataset_used_bytes",
+    "gauge",
+    "Used in a dataset that is mounted here; btrfs without quotas: in its pool",
+    ("dataset",),
+    "By",
+)
 FREE = Metric("drover_dataset_free_bytes", "gauge", "Free for its users, in a dataset mounted here", ("dataset",), "By")
 INODES_USED = Metric("drover_dataset_inodes_used", "gauge", "Inodes in use, in a dataset mounted here", ("dataset",))
 INODES_FREE = Metric("drover_dataset_inodes_free", "gauge", "Free inodes, in a dataset mounted here", ("dataset",))

@@ -1,4 +1,4 @@
-"""How much room is in what is mounted here, asked of the kernel on threads that a mount which hangs may keep.
+"""How much room is in what is mounted here, asked of its back end on threads that a mount which hangs may keep.
 
 Nothing is asked unless somebody wants to know, and nobody waits for an answer: who asks gets what was said last, and
 starts the next round where that is older than `EVERY`.
@@ -11,10 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from drover.agent.storage.base import Usage
-from drover.agent.storage.mounts import usage
 
 EVERY = 15.0
 """Seconds between two rounds."""
@@ -25,12 +23,15 @@ _MOST = 4
 _PATIENCE = 0.01
 """Seconds that who asks waits for a round: 1,000 mounts that answer take about 5 ms."""
 
+Measure = Callable[[], Usage]
+"""How full a dataset is. May hang. Raises OSError."""
+
 
 @dataclass
 class _Round:
     """One look at everything, by one thread. at: which dataset it asks about, and since when (time.monotonic())."""
 
-    mounts: Mapping[str, Path]
+    mounts: Mapping[str, Measure]
     found: dict[str, Usage] = field(default_factory=dict)
     at: tuple[str, float] = ("", 0.0)
     done: threading.Event = field(default_factory=threading.Event)
@@ -43,17 +44,17 @@ class _Round:
 
 
 class Room:
-    """May be used from any thread. measure: of one mounted path; may hang. every: seconds between two rounds."""
+    """May be used from any thread. every: seconds between two rounds."""
 
-    def __init__(self, measure: Callable[[Path], Usage] = usage, every: float = EVERY) -> None:
-        self._measure, self._every = measure, every
+    def __init__(self, every: float = EVERY) -> None:
+        self._every = every
         self._lock = threading.Lock()
         self._round: _Round | None = None
         self._kept: list[_Round] = []
         self._began = -math.inf
         self._known: dict[str, Usage] = {}
 
-    def look(self, mounts: Mapping[str, Path]) -> Mapping[str, Usage]:
+    def look(self, mounts: Mapping[str, Measure]) -> Mapping[str, Usage]:
         """What is known of these, by dataset; those that do not answer are left out. Returns within some 10 ms."""
         with self._lock:
             self._settle()
@@ -73,10 +74,10 @@ class Room:
             self._settle()
             return len({round_.at[0] for round_ in self._kept})
 
-    def _begin(self, mounts: Mapping[str, Path]) -> None:
+    def _begin(self, mounts: Mapping[str, Measure]) -> None:
         hanging = {kept.at[0] for kept in self._kept}
         self._began = time.monotonic()
-        self._round = _Round({name: path for name, path in mounts.items() if name not in hanging})
+        self._round = _Round({name: measure for name, measure in mounts.items() if name not in hanging})
         threading.Thread(target=self._run, args=(self._round,), name="room", daemon=True).start()
 
     def _settle(self) -> None:
@@ -92,10 +93,10 @@ class Room:
             self._round, self._began = None, -math.inf
 
     def _run(self, round_: _Round) -> None:
-        for name, path in round_.mounts.items():
+        for name, measure in round_.mounts.items():
             round_.at = (name, time.monotonic())
             try:
-                round_.found[name] = self._measure(path)
+                round_.found[name] = measure()
             except OSError:
                 continue  # unmounted meanwhile
         round_.done.set()

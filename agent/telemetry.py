@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from opentelemetry.context import Context
@@ -27,7 +26,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 import drover
 from drover.agent import metrics
 from drover.agent.metrics import METRICS, OF_DATASETS, Metric
-from drover.agent.room import Room
+from drover.agent.room import Measure, Room
 from drover.agent.storage.base import Capacity, Usage
 from drover.coordinator import trace
 from drover.coordinator.keys import Kind
@@ -56,7 +55,7 @@ _FROM_THE_START: Mapping[Metric, Iterable[str]] = {
 @dataclass(frozen=True)
 class Gauges:
     """How the agent is, when somebody asks. datasets, held: how many, by (phase, backend), in the cluster and here.
-    margin, soft: seconds, of D_soft. healthy: by part. move_wait: seconds. mounts: where datasets are mounted here.
+    margin, soft: seconds, of D_soft. healthy: by part. move_wait: seconds. mounts: what is mounted here.
     looks: so far, by backend."""
 
     datasets: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -70,7 +69,7 @@ class Gauges:
     guard: bool = False
     gate: bool = False
     armed: bool = False
-    mounts: Mapping[str, Path] = field(default_factory=dict)
+    mounts: Mapping[str, Measure] = field(default_factory=dict)
     pools: Mapping[str, Capacity] = field(default_factory=dict)
     looks: Mapping[str, int] = field(default_factory=dict)
     piling_up: bool = False

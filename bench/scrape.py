@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from bench.measure import result, write
 from drover.agent.api import http
 from drover.agent.room import Room
 from drover.agent.sight import Sight
+from drover.agent.storage.mounts import usage
 from drover.agent.telemetry import Telemetry
 from drover.coordinator.keys import Keys
 from drover.coordinator.member import Member
@@ -63,9 +65,9 @@ def _view() -> View:
 async def _run(directory: Path) -> tuple[list[float], list[float]]:
     """Seconds of whole scrapes, and for which each kept the event loop."""
     sight, telemetry, view = Sight("node-a"), Telemetry("node-a", room=Room(every=0)), _view()
-    mounts = {name: directory / name for name in view.names()}
-    for path in mounts.values():
-        path.mkdir()
+    for name in view.names():
+        (directory / name).mkdir()
+    mounts = {name: partial(usage, directory / name) for name in view.names()}
     member = SimpleNamespace(
         view=view,
         node="node-a",

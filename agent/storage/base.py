@@ -93,13 +93,13 @@ Here = Away | Attached | Mounted
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes and inodes of a mounted file system. free: for its users; some file systems keep a part for root."""
+    """Bytes and inodes of a mounted dataset. free: for its users; some file systems keep a part for root."""
 
     size: int
     used: int
     inodes: int
     inodes_used: int
-    free: int = 0
+    free: int
 
 
 @dataclass(frozen=True)
@@ -251,8 +251,8 @@ class Backend(Protocol):
         """To `volume.size`, while mounted. Raises NoRoom, StorageError where it would have to shrink below the data."""
         ...
 
-    async def usage(self, volume: Volume) -> Usage | None:
-        """None where it is not mounted here. Raises StorageError where it cannot be told."""
+    def usage(self, mounted: Mounted) -> Usage:
+        """How full it is. Called in a thread, as it hangs where the storage does. Raises OSError."""
         ...
 
     async def destroy(self, volume: Volume, token: Token) -> None:

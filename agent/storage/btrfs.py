@@ -13,12 +13,12 @@ import logging
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from drover.agent.guard.ladder import Cut
-from drover.agent.storage import btrfs_ioctl, btrfs_mounts, btrfs_place, filesystems
+from drover.agent.storage import btrfs_ioctl, btrfs_mounts, btrfs_place, filesystems, mounts
 from drover.agent.storage.base import (
     Away,
     Capacity,
@@ -94,9 +94,12 @@ class BtrfsBackend:
     async def grow(self, volume: Volume) -> None:
         await self._run(volume, f"{_VERBS}:grow", size=volume.size)
 
-    async def usage(self, volume: Volume) -> Usage | None:
-        here = (await self.look([volume]))[volume.dataset]
-        return await asyncio.to_thread(_usage, here) if isinstance(here, Mounted) else None
+    def usage(self, mounted: Mounted) -> Usage:
+        """Of the working copy where the file system counts it (quotas are on), else of the pool that it shares."""
+        pool, used = mounts.usage(mounted.path), btrfs_ioctl.referenced(mounted.device)
+        if used is None:
+            return pool
+        return replace(pool, size=mounted.size, used=used, free=min(pool.free, max(0, mounted.size - used)))
 
     async def destroy(self, volume: Volume, token: Token) -> None:
         await self._run(volume, f"{_VERBS}:destroy", token=asdict(token))
@@ -211,17 +214,7 @@ def _program() -> str:
     return found
 
 
-def _usage(here: Mounted) -> Usage:
-    """Of the working copy where the file system counts it, else of the pool that it shares."""
-    found = _statvfs(here.path)
-    used = btrfs_ioctl.referenced(here.device)
-    if used is None:
-        size, used = found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bfree) * found.f_frsize
-        return Usage(size, used, 0, 0)
-    return Usage(here.size, used, 0, 0)
-
-
-def _statvfs(path: str | Path) -> os.statvfs_result:
+def _statvfs(path: str) -> os.statvfs_result:
     try:
         return os.statvfs(path)
     except OSError as error:

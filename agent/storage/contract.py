@@ -199,21 +199,18 @@ class Contract(Common):
         await nodes.b.backend.unpublish(volume)
         assert isinstance(await nodes.a.here(volume), Mounted)
 
-    async def test_reach_and_usage_touch_nothing(self, nodes: TwoNodes) -> None:
+    async def test_reach_touches_nothing(self, nodes: TwoNodes) -> None:
         volume, _ = await nodes.volume()
         before, jobs = nodes.traits.stored(volume), nodes.b.runner.jobs
         assert await nodes.b.backend.reach(volume) is None
-        assert await nodes.b.backend.usage(volume) is None
         assert (nodes.traits.stored(volume), nodes.b.runner.jobs) == (before, jobs)
 
     async def test_usage_counts_what_is_written(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
-        before = await nodes.a.backend.usage(volume)
+        before = await nodes.a.usage(volume)
         write_synced(nodes.a.path(volume) / "file", 4 << 20)
-        after = await nodes.a.backend.usage(volume)
-        assert before
-        assert after
+        after = await nodes.a.usage(volume)
         assert after.used - before.used >= 4 << 20
         assert after.inodes_used == before.inodes_used + 1
         assert 0.7 * nodes.traits.size < after.size <= nodes.traits.size

@@ -325,14 +325,14 @@ class CopiesContract(Common):
     async def test_usage_counts_what_is_written(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
-        before = await nodes.a.backend.usage(volume)
+        before = await nodes.a.usage(volume)
         write_synced(nodes.a.path(volume) / "file", 4 << 20)
         await copies(nodes.a).presync(volume)
-        after = await nodes.a.backend.usage(volume)
-        assert before
-        assert after
+        after = await nodes.a.usage(volume)
         assert after.used - before.used >= 4 << 20
         assert after.size == nodes.traits.size
+        assert before.free - after.free >= 4 << 20
+        assert after.free <= after.size - after.used
 
     async def test_behind_a_closed_gate_nothing_is_done(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()

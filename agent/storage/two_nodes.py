@@ -18,7 +18,7 @@ from drover.agent.cgroup_wait import wait_empty
 from drover.agent.cgroups import Cgroups
 from drover.agent.guard.page import Page
 from drover.agent.helper.pool import PRELOADED, HelperPool
-from drover.agent.storage.base import Backend, Mounted, Runner, Token, Volume
+from drover.agent.storage.base import Backend, Mounted, Runner, Token, Usage, Volume
 from drover.coordinator.clock import read_clock
 
 
@@ -118,6 +118,11 @@ class Node:
 
     async def here(self, volume: Volume) -> object:
         return (await self.backend.look([volume]))[volume.dataset]
+
+    async def usage(self, volume: Volume) -> Usage:
+        here = await self.here(volume)
+        assert isinstance(here, Mounted)
+        return await asyncio.to_thread(self.backend.usage, here)
 
 
 class TwoNodes:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -27,7 +26,7 @@ from drover.agent.api import http, rpc
 from drover.agent.api.errors import CannotListen
 from drover.agent.api.source import Bell, DatasetView, NodeView, Progress, Session
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
-from drover.agent.room import Room
+from drover.agent.room import Measure
 from drover.agent.storage.base import Usage
 from drover.agent.telemetry import Gauges, Telemetry
 from drover.coordinator.records import Phase
@@ -40,7 +39,7 @@ class FakeSource:
     def __init__(self) -> None:
         self.views: dict[str, DatasetView] = {}
         self.wrong: dict[str, str | None] = {"etcd": None, "session": None, "backend.loopback": None}
-        self.mounts: dict[str, Path] = {}
+        self.mounts: dict[str, Measure] = {}
         self.bell = Bell()
         self.subscribers = 0
         self.forgotten = asyncio.Event()
@@ -352,13 +351,15 @@ async def test_a_scrape_is_readable_by_prometheus_and_shows_what_the_source_says
 async def test_a_mount_that_hangs_hangs_no_scrape(source: FakeSource) -> None:
     let = threading.Event()
 
-    def measure(path: Path) -> Usage:
-        if path.name == "hanging":
-            let.wait(30)
+    def good() -> Usage:
         return Usage(size=100, used=60, inodes=10, inodes_used=4, free=35)
 
-    source.mounts = {"pgdata": Path("/srv/pgdata"), "media": Path("/srv/hanging")}
-    telemetry = Telemetry("node-a", room=Room(measure))
+    def hanging() -> Usage:
+        let.wait(30)
+        return good()
+
+    source.mounts = {"pgdata": good, "media": hanging}
+    telemetry = Telemetry("node-a")
     async with http.serving(source, telemetry, LOCAL) as port:
         scrape = asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/metrics")
         status, body = await asyncio.wait_for(scrape, timeout=2)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import pytest
 
 from drover.agent.config import Otlp
 from drover.agent.export import Exports, exports
-from drover.agent.room import Room
 from drover.agent.storage.base import Usage
 from drover.agent.telemetry import Gauges, Telemetry, resource
 from drover.coordinator import trace
 from tests.otlp import receiver
 
-GAUGES = Gauges(margin=3.5, mounts={"pgdata": Path("/srv/drover/pgdata")})
+FULL = Usage(size=100, used=60, inodes=10, inodes_used=4, free=35)
+GAUGES = Gauges(margin=3.5, mounts={"pgdata": lambda: FULL})
 
 
 def told(settings: Otlp, environ: Mapping[str, str]) -> str:
@@ -29,8 +28,7 @@ def told(settings: Otlp, environ: Mapping[str, str]) -> str:
             telemetry.export(GAUGES, collect)
 
     made: Exports = exports(settings, environ, resource("node-a"), collect)
-    room = Room(lambda _: Usage(size=100, used=60, inodes=10, inodes_used=4, free=35))
-    telemetry = Telemetry("node-a", made.readers, room, made.tracer)
+    telemetry = Telemetry("node-a", made.readers, tracer=made.tracer)
     parent = trace.new()
     with made.logging(), trace.within(parent), telemetry.span("Handover", datasets=["pgdata"]):
         with telemetry.etcd_call("txn"):

@@ -307,8 +307,8 @@ class SimBackend:
 
         await self._job(volume, body)
 
-    async def usage(self, volume: Volume) -> Usage | None:
-        return None
+    def usage(self, mounted: Mounted) -> Usage:
+        return Usage(mounted.size, 0, 0, 0, mounted.size)
 
     async def destroy(self, volume: Volume, token: Token) -> None:
         machine, storage = self._machine, self._storage

@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import pytest
 
 from drover.agent import room
-from drover.agent.room import Room
+from drover.agent.room import Measure, Room
 from drover.agent.storage.base import Usage
 from tests.playground import eventually
 
 FULL = Usage(size=100, used=60, inodes=10, inodes_used=4, free=35)
-MOUNTS = {name: Path("/srv") / name for name in ("good", "hanging", "well")}
+NAMES = ("good", "hanging", "well")
 
 
 class Mounts:
@@ -26,11 +26,14 @@ class Mounts:
         self.let = threading.Event()
         self.asked: list[str] = []
 
-    def measure(self, path: Path) -> Usage:
-        self.asked.append(path.name)
-        if path.name == "gone":
+    def of(self, *names: str) -> dict[str, Measure]:
+        return {name: partial(self._measure, name) for name in names}
+
+    def _measure(self, name: str) -> Usage:
+        self.asked.append(name)
+        if name == "gone":
             raise FileNotFoundError
-        if path.name in self.hanging:
+        if name in self.hanging:
             self.let.wait(30)
         return FULL
 
@@ -44,39 +47,39 @@ def mounts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mounts]:
 
 
 def test_all_that_answers_is_told_at_once(mounts: Mounts) -> None:
-    assert Room(mounts.measure).look(MOUNTS) == dict.fromkeys(MOUNTS, FULL)
+    assert Room().look(mounts.of(*NAMES)) == dict.fromkeys(NAMES, FULL)
 
 
 def test_it_is_asked_again_only_after_a_while(mounts: Mounts) -> None:
-    room = Room(mounts.measure)
+    room = Room()
     for _ in range(3):
-        room.look(MOUNTS)
-    assert sorted(mounts.asked) == sorted(MOUNTS)
+        room.look(mounts.of(*NAMES))
+    assert sorted(mounts.asked) == sorted(NAMES)
 
 
 def test_what_is_not_mounted_any_more_is_not_told(mounts: Mounts) -> None:
-    room = Room(mounts.measure)
-    room.look(MOUNTS)
-    assert set(room.look({"good": MOUNTS["good"]})) == {"good"}
-    assert Room(mounts.measure).look({"gone": Path("/srv/gone")}) == {}
+    room = Room()
+    room.look(mounts.of(*NAMES))
+    assert set(room.look(mounts.of("good"))) == {"good"}
+    assert Room().look(mounts.of("gone")) == {}
 
 
 def test_a_mount_that_hangs_is_left_out_and_counted_and_the_others_are_told(mounts: Mounts) -> None:
     mounts.hanging = {"hanging"}
-    room = Room(mounts.measure)
+    room = Room()
     began = time.monotonic()
-    room.look(MOUNTS)
+    room.look(mounts.of(*NAMES))
     assert time.monotonic() - began < 1, "nobody waits for it"
-    eventually(lambda: set(room.look(MOUNTS)) == {"good", "well"}, "the others are told")
+    eventually(lambda: set(room.look(mounts.of(*NAMES))) == {"good", "well"}, "the others are told")
     assert room.silent == 1
     mounts.let.set()
     eventually(lambda: room.silent == 0, "it answers again")
 
 
 def test_however_many_mounts_hang_they_keep_few_threads(mounts: Mounts) -> None:
-    many = {f"d{number}": Path(f"/srv/d{number}") for number in range(50)}
+    many = mounts.of(*(f"d{number}" for number in range(50)))
     mounts.hanging = set(many)
-    room = Room(mounts.measure)
+    room = Room()
 
     def kept() -> int:
         room.look(many)

@@ -6,14 +6,12 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from drover.agent import logs
 from drover.agent.metrics import METRICS
-from drover.agent.room import Room
 from drover.agent.storage.base import Capacity, Usage
 from drover.agent.telemetry import Gauges, Telemetry
 from drover.coordinator.records import Evidence
@@ -24,7 +22,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 @pytest.fixture
 def telemetry() -> Iterator[Telemetry]:
-    telemetry = Telemetry("node-a", room=Room(lambda _: Usage(size=100, used=60, inodes=10, inodes_used=4, free=35)))
+    telemetry = Telemetry("node-a")
     yield telemetry
     telemetry.close()
 
@@ -65,7 +63,7 @@ def use_everything(telemetry: Telemetry) -> Gauges:
         healthy={"etcd": True, "backend.loopback": False},
         connected=True,
         guard=True,
-        mounts={"pgdata": Path("/srv/drover/pgdata")},
+        mounts={"pgdata": lambda: Usage(size=100, used=60, inodes=10, inodes_used=4, free=35)},
         pools={"loopback": Capacity(1000, 200, 50, 20), "boundless": Capacity(None, None)},
         looks={"loopback": 7},
         piling_up=True,
