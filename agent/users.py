@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 STARTING = 60.0
 """Seconds between a Mount and the time when the container has to show in a mount table."""
 _PATIENCE = 2.0
+_AGAIN = 0.5
+"""Seconds until the engine is asked again that does not show yet what it has unmounted."""
 
 
 class Users:
@@ -86,6 +88,8 @@ class Users:
             self._forget_stale(dataset)
             return (BEING_STARTED,) if self.counts(dataset) else ()
         names = await self._names(dataset)
+        if len(names) > self.counts(dataset):  # it unmounts before it calls a container ended
+            asyncio.get_running_loop().call_later(_AGAIN, self.changed, dataset)
         if not names and self._fresh(dataset):  # it has a mount table before the engine calls it running
             return (BEING_STARTED,)
         return tuple(f"container {name} (docker run)" for name in names) or tuple(running)

@@ -194,8 +194,9 @@ class Volumes:
     def _decide(self, dataset: str) -> calls.Answer:
         member, view = self._member, self._member.view
         here = member.live and not self._users.leaving(dataset) and self._path(dataset) is not None
-        unit, status = view.unit(dataset), view.status(dataset)
-        return calls.on_mount(member.node, member.incarnation, unit, dataset, status, view.cluster, here)
+        unit = view.unit(dataset)
+        statuses = {d.name: status for d in unit if (status := view.status(d.name)) is not None}
+        return calls.on_mount(member.node, member.incarnation, unit, dataset, statuses, view.cluster, here)
 
     async def _ask(self, dataset: str) -> int:
         """Put desired/<d>; the revision, or 0 where somebody else did just now. The same wish put again is none: the

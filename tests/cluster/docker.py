@@ -42,6 +42,11 @@ class Engines(Playground):
         found: dict[str, Any] = json.loads(answer.stdout)
         return found
 
+    def answers(self, node: str) -> bool:
+        """Whether the plugin does."""
+        url = ("--unix-socket", "/run/docker/plugins/drover.sock", "-X", "POST", "http://docker/Plugin.Activate")
+        return self.exec(node, "curl", "-s", *url, check=False).returncode == 0
+
     def volume_made(self, node: str) -> str:
         """A new, small one."""
         self._number += 1

@@ -18,6 +18,17 @@ from tests.playground import eventually
 
 ENVIRONMENT = os.environ | {"PATH": tools.search_path()}
 WRITE = ("sh", "-c", "echo hello > /data/greeting")
+READ = ("cat", "/data/greeting")
+
+
+def once(volume: str, *command: str) -> tuple[str, ...]:
+    """A container that ends with its command."""
+    return ("run", "--rm", "-v", f"{volume}:/data", "--volume-driver", "drover", IMAGE, *command)
+
+
+def kept(volume: str, name: str) -> tuple[str, ...]:
+    """A container that has a volume until it is removed."""
+    return ("run", "-d", "--name", name, "-v", f"{volume}:/data", IMAGE, "sleep", "600")
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +47,28 @@ def test_each_node_of_a_playground_has_an_engine_of_its_own(engines: Engines) ->
 
 
 @pytest.fixture
-def volume(engines: Engines) -> str:
-    return engines.volume_made("node-a")
+def volume(engines: Engines) -> Iterator[str]:
+    """New. Its containers are removed after the test."""
+    name = engines.volume_made("node-a")
+    yield name
+    for node in engines.nodes:
+        for container in engines.said(node, "ps", "-aq", "--filter", f"volume={name}").split():
+            engines.docker(node, "rm", "-f", container)
 
 
 def test_a_volume_goes_where_its_next_container_starts(engines: Engines, volume: str) -> None:
-    engines.docker("node-a", "run", "--rm", "-v", f"{volume}:/data", "--volume-driver", "drover", IMAGE, *WRITE)
+    engines.docker("node-a", *once(volume, *WRITE))
     assert engines.owner(volume) == "node-a", "Unmount keeps it"
-    run = ("run", "--rm", "-v", f"{volume}:/data", "--volume-driver", "drover", IMAGE, "cat", "/data/greeting")
-    assert engines.said("node-b", *run) == "hello"
+    assert engines.said("node-b", *once(volume, *READ)) == "hello"
     assert engines.owner(volume) == "node-b"
 
 
 def test_a_volume_in_use_is_refused_elsewhere_with_who_uses_it_and_is_not_moved_by_a_wish(
     engines: Engines, volume: str
 ) -> None:
-    engines.docker("node-a", "run", "-d", "--name", "web", "-v", f"{volume}:/data", IMAGE, "sleep", "60")
+    engines.docker("node-a", *kept(volume, "web"))
     engines.waits_for(volume, lambda status: status.get("users") == ["container web (docker run)"])
-    run = ("run", "--rm", "-v", f"{volume}:/data", "--volume-driver", "drover", IMAGE, "true")
-    assert "in use on node-a by container web (docker run)" in engines.refused("node-b", *run)
+    assert "in use on node-a by container web (docker run)" in engines.refused("node-b", *once(volume, "true"))
     engines.etcdctl("put", f"/drover/desired/{volume}", "node-b")
     engines.waits_for(volume, lambda status: "in use by container web" in status.get("warning", ""))
     assert engines.owner(volume) == "node-a"
@@ -62,15 +76,58 @@ def test_a_volume_in_use_is_refused_elsewhere_with_who_uses_it_and_is_not_moved_
     eventually(lambda: engines.owner(volume) == "node-b", "it moves once nobody uses it")
 
 
-def test_while_etcd_is_away_get_answers_from_what_is_known_and_no_local_volume_is_made(
+def test_while_etcd_is_away_a_volume_is_shown_as_known_last_and_no_local_volume_is_made_for_a_container(
     engines: Engines, volume: str
 ) -> None:
+    run = ("run", "--rm", "-v", f"{volume}:/data", IMAGE, "true")
     engines.freeze("etcd-1")
     try:
-        engines.docker("node-a", "volume", "inspect", volume)
-        assert engines.said("node-a", "volume", "inspect", "--format", "{{.Driver}}", volume) == "drover"
+        assert "etcd" in engines.refused("node-b", *run)
+        assert engines.said("node-b", "volume", "inspect", "--format", "{{.Driver}}", volume) == "drover"
+        inspect = ("volume", "inspect", volume)
+        eventually(lambda: "what was known last" in engines.said("node-b", *inspect), "it is marked", every=0.2)
     finally:
         engines.thaw("etcd-1")
+
+
+@pytest.mark.long
+def test_two_containers_share_a_volume_which_goes_elsewhere_once_both_are_gone(engines: Engines, volume: str) -> None:
+    for name in ("one", "two"):
+        engines.docker("node-a", *kept(volume, name))
+    engines.docker("node-a", "exec", "one", *WRITE)
+    assert engines.said("node-a", "exec", "two", *READ) == "hello"
+    engines.docker("node-a", "rm", "-f", "one")
+    engines.waits_for(volume, lambda status: status.get("users") == ["container two (docker run)"])
+    assert "by container two" in engines.refused("node-b", *once(volume, "true"))
+    engines.docker("node-a", "rm", "-f", "two")
+    assert engines.said("node-b", *once(volume, *READ)) == "hello"
+
+
+@pytest.mark.long
+def test_a_container_does_not_notice_that_the_agent_is_killed_and_its_volume_stays_in_use(
+    engines: Engines, volume: str
+) -> None:
+    engines.docker("node-a", *kept(volume, "web"))
+    engines.docker("node-a", "exec", "web", *WRITE)
+    engines.kill_agent("node-a")
+    eventually(lambda: engines.answers("node-a"), "the plugin of its successor answers", 20, 0.2)
+    assert engines.said("node-a", "exec", "web", *READ) == "hello"
+    assert "in use on node-a by container web" in engines.refused("node-b", *once(volume, "true"))
+    engines.docker("node-a", "rm", "-f", "web")
+    assert engines.said("node-b", *once(volume, *READ)) == "hello"
+
+
+@pytest.mark.long
+def test_a_dead_nodes_volume_is_taken_for_a_container_that_starts_elsewhere(engines: Engines, volume: str) -> None:
+    engines.docker("node-a", *kept(volume, "web"))
+    engines.docker("node-a", "exec", "web", "sh", "-c", f"{WRITE[2]} && sync")
+    engines.kill("node-a")
+    try:
+        eventually(lambda: not engines.record("nodes/node-a"), "it counts as gone", 30, 0.2)
+        assert engines.said("node-b", *once(volume, *READ)) == "hello"
+        assert engines.owner(volume) == "node-b"
+    finally:
+        engines.start("node-a")
 
 
 def test_a_volume_whose_spec_cannot_be_used_is_there_all_the_same_and_no_local_volume_is_made(
@@ -95,11 +152,10 @@ def test_a_call_that_comes_again_without_its_body_is_not_acted_on(engines: Engin
 
 @pytest.mark.long
 def test_a_copy_from_a_running_container_leaves_it_its_volume(engines: Engines, volume: str) -> None:
-    engines.docker("node-a", "run", "-d", "--name", "web", "-v", f"{volume}:/data", IMAGE, "sleep", "60")
+    engines.docker("node-a", *kept(volume, "web"))
     engines.docker("node-a", "exec", "web", *WRITE)
     engines.docker("node-a", "cp", "web:/data/greeting", "/run/greeting")
-    run = ("run", "--rm", "-v", f"{volume}:/data", "--volume-driver", "drover", IMAGE, "true")
-    assert "in use on node-a" in engines.refused("node-b", *run)
+    assert "in use on node-a" in engines.refused("node-b", *once(volume, "true"))
     engines.docker("node-a", "rm", "-f", "web")
 
 
@@ -118,7 +174,7 @@ def test_anonymous_volumes_go_with_their_container_and_a_volume_is_removed_when_
     engines: Engines, volume: str
 ) -> None:
     engines.docker("node-a", "run", "--rm", "-v", "/data", "--volume-driver", "drover", IMAGE, "touch", "/data/x")
-    engines.docker("node-a", "run", "-d", "--name", "web", "-v", f"{volume}:/data", IMAGE, "sleep", "60")
+    engines.docker("node-a", *kept(volume, "web"))
     assert "in use by" in engines.call("node-a", "VolumeDriver.Remove", {"Name": volume})["Err"]
     engines.docker("node-a", "rm", "-f", "web")
     engines.docker("node-a", "volume", "rm", volume)

@@ -42,7 +42,8 @@ BUSY = Status(phase=Phase.ACTIVE, node=THERE, epoch=3, users=("container web (do
 
 
 def asked(d: Dataset, status: Status | None = None, cluster: Cluster = CLUSTER, here: bool = False) -> object:
-    return on_mount(HERE, f"i-{HERE}", (d,), d.name, status, cluster, here)
+    statuses = {d.name: status} if status else {}
+    return on_mount(HERE, f"i-{HERE}", (d,), d.name, statuses, cluster, here)
 
 
 def test_a_dataset_that_nobody_has_is_asked_for() -> None:
@@ -58,6 +59,22 @@ def test_a_dataset_in_use_elsewhere_is_refused_with_by_whom_and_where() -> None:
     refused = asked(ELSEWHERE, BUSY)
     assert isinstance(refused, Refuse)
     assert "in use on node-b by container web (docker run)" in refused.reason
+
+
+def test_what_moves_with_a_dataset_in_use_elsewhere_is_refused_too() -> None:
+    unit = (ELSEWHERE, replace(ELSEWHERE, name="w"))
+    refused = on_mount(HERE, f"i-{HERE}", unit, "v", {"w": BUSY}, CLUSTER, False)
+    assert isinstance(refused, Refuse)
+    assert "w, which moves with it, is in use on node-b by container web" in refused.reason
+
+
+@pytest.mark.parametrize("nodes", [{}, {THERE: "a later one"}])
+def test_what_a_node_that_is_gone_used_is_asked_for(nodes: dict[str, str]) -> None:
+    there = {
+        name: replace(node(name), record=node(name).record.model_copy(update={"incarnation": i}))
+        for name, i in nodes.items()
+    }
+    assert asked(ELSEWHERE, BUSY, Cluster({HERE: node(HERE), **there})) == Ask()
 
 
 def test_what_a_node_said_in_an_earlier_epoch_is_not_believed() -> None:
