@@ -144,6 +144,7 @@ class Verbs:
         """beside: the others of the unit. Nothing relies on a claim's having failed, so an unanswered one needs no
         settling: the view tells."""
         uids = {d.name: secrets.token_hex(16) for d in datasets}
+        homes = {d.tenure.node for d in datasets if d.tenure is not None and d.tenure.held}
         txn = ownership.claim(
             self._seat(),
             datasets,
@@ -153,6 +154,7 @@ class Verbs:
             claim.evidence,
             self._view.fence_revisions(),
             beside,
+            away=[node for node in homes if self._view.entry(Kind.NODES, node) is None],
         )
         return await self._commit(txn)
 

@@ -67,6 +67,13 @@ EVERY = {
 }
 
 
+def test_a_claim_compares_that_a_last_holder_is_still_away() -> None:
+    fences = dead("a")
+    known, seen = cluster("b", fences=fences), dict.fromkeys(fences, 80)
+    txn = ownership.claim(seat("b"), [dataset()], known, {"d": "uid"}, "why", Evidence.REBOOT, seen, away=["a"])
+    assert absent(KEYS.node("a")) in txn.compare
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_every_transaction_compares_its_senders_fence_and_the_tenure_as_read(name: str) -> None:
     compare = EVERY[name].compare
