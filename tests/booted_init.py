@@ -6,17 +6,15 @@ again, SIGINT to stay off.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 import signal
 import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from drover.coordinator.cli.playground import syscalls
+from drover.coordinator.cli.playground import init, syscalls
 
 MS_RDONLY, MS_REMOUNT, MS_MOVE = 1, 32, 0x2000
 _MASKED = (
@@ -53,13 +51,7 @@ def main() -> NoReturn:
     if boot["netns"]:
         network = os.open(boot["netns"], os.O_RDONLY)
         syscalls.setns(network, syscalls.CLONE_NEWNET)
-    syscalls.unshare(
-        syscalls.CLONE_NEWNS
-        | syscalls.CLONE_NEWPID
-        | syscalls.CLONE_NEWUTS
-        | syscalls.CLONE_NEWIPC
-        | syscalls.CLONE_NEWCGROUP
-    )
+    syscalls.unshare(init.NAMESPACES)
     (group / "exec").mkdir(exist_ok=True)
     (group / "exec/cgroup.procs").write_text("0")
     child = os.fork()
@@ -73,16 +65,7 @@ def main() -> NoReturn:
 def _become(boot: dict[str, object], group: Path) -> NoReturn:
     os.setsid()
     (group / "cgroup.procs").write_text("0")  # for systemd, which makes its own below
-    syscalls.mount("none", Path("/"), flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        left, _, right = line.partition(" - ")
-        target = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), left.split()[4])
-        if right.split()[1].startswith("/dev/loop") or target.startswith("/run/netns/"):
-            try:
-                syscalls.unmount(Path(target), syscalls.MNT_DETACH)
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.EINVAL):  # whose it was has removed it meanwhile
-                    raise
+    init.leave_foreign_mounts()
     root = str(boot["root"])
     own = () if root else ("/srv", "/etc/systemd/system", "/var/log/journal")
     if root:

@@ -16,12 +16,21 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
 from drover.coordinator.cli.playground import syscalls
 
+NAMESPACES = (
+    syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWPID
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWCGROUP
+)
+"""A machine's own, beside its network."""
 RESTART_AFTER = 0.2
 """Seconds between the service's end and its next start."""
 RUN = Path("/run/playground")
@@ -91,13 +100,7 @@ def _enter(boot: Boot) -> None:
     descriptor = os.open(boot.netns, os.O_RDONLY | os.O_CLOEXEC)
     syscalls.setns(descriptor, syscalls.CLONE_NEWNET)
     os.close(descriptor)
-    syscalls.unshare(
-        syscalls.CLONE_NEWNS
-        | syscalls.CLONE_NEWPID
-        | syscalls.CLONE_NEWUTS
-        | syscalls.CLONE_NEWIPC
-        | syscalls.CLONE_NEWCGROUP
-    )
+    syscalls.unshare(NAMESPACES)
     for leaf in ("init", "service", "exec", *(companion.name for companion in boot.companions)):
         (group / leaf).mkdir(exist_ok=True)
     (group / "init/cgroup.procs").write_text("0")
@@ -121,21 +124,24 @@ def _first_process(boot: Boot, writer: int) -> NoReturn:
     _keep_running(boot)
 
 
-def _furnish(boot: Boot) -> None:
+def leave_foreign_mounts(needed: Sequence[Path] = ()) -> None:
+    """In a mount namespace of one's own: what came along must not be kept in use by this machine, neither others'
+    network namespaces nor loop devices, except what `needed` is on."""
     syscalls.mount("none", Path("/"), flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
-    # What came along must not be kept in use by this machine: others' namespaces and loop devices.
     for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
         left, _, right = line.partition(" - ")
         target = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), left.split()[4])
-        foreign = right.split()[1].startswith("/dev/loop") and not any(
-            Path(needed).is_relative_to(target) for needed in (*boot.service[:1], boot.log, sys.executable)
-        )
+        foreign = right.split()[1].startswith("/dev/loop") and not any(path.is_relative_to(target) for path in needed)
         if foreign or target.startswith("/run/netns/"):
             try:
                 syscalls.unmount(Path(target), syscalls.MNT_DETACH)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.EINVAL):  # whose it was has removed it meanwhile
                     raise
+
+
+def _furnish(boot: Boot) -> None:
+    leave_foreign_mounts([Path(needed) for needed in (*boot.service[:1], boot.log, sys.executable)])
     syscalls.mount("proc", Path("/proc"), "proc")
     for directory in (Path("/run"), Path("/srv")):
         syscalls.mount("tmpfs", directory, "tmpfs", data="mode=755")
