@@ -38,6 +38,7 @@ class Users:
         self._file, self._engine = file, engine
         self.changed: Callable[[str], None] = lambda dataset: None
         self._mounts: dict[str, dict[str, tuple[int, float]]] = {}
+        # Begins empty with each incarnation: a helper that still unmounts is killed before the next one begins.
         self._leaving: set[str] = set()
         with suppress(FileNotFoundError, ValueError):
             found = json.loads(file.read_text())

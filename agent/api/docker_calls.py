@@ -77,7 +77,7 @@ def on_mount(
     mine = tenure is not None and tenure.held and tenure.incarnation == incarnation and not d.replaced
     if mine and tenure is not None and tenure.state is State.ACTIVE and here:
         return Ready()
-    said = f": {status.reason}" if status is not None and status.reason else ""
+    said = f": {told}" if status is not None and (told := status.warning or status.reason) else ""
     if mine:
         return Wait(f"{node} brings it up{said}")
     if cluster.pause is not None:

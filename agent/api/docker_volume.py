@@ -40,7 +40,8 @@ MOUNT_LIMIT = 90.0
 """Seconds: the engine gives up after 120, and then never unmounts."""
 TRASH_DAYS = 7.0
 _LOOK = 0.2
-"""Seconds between two looks where nothing has woken a Mount that waits."""
+"""Seconds between two looks at the picture in memory while a Mount waits: the view wakes nobody for another node's
+status, nor does anybody tell of the gate and of mounts here."""
 _KIND = "application/vnd.docker.plugins.v1.2+json"
 
 Body = dict[str, Any]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from drover.agent.api.docker_volume import MOUNT_LIMIT
 from tests.playground import Playground, eventually
 
 IMAGE = "busybox"
@@ -21,7 +22,8 @@ class Engines(Playground):
         self._number = 0
 
     def docker(self, node: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.exec(node, "docker", *arguments, check=check, timeout=60)
+        """It has as long as a Mount may take, and a little more."""
+        return self.exec(node, "docker", *arguments, check=check, timeout=MOUNT_LIMIT + 30)
 
     def said(self, node: str, *arguments: str) -> str:
         return self.docker(node, *arguments).stdout.strip()
@@ -47,11 +49,11 @@ class Engines(Playground):
         url = ("--unix-socket", "/run/docker/plugins/drover.sock", "-X", "POST", "http://docker/Plugin.Activate")
         return self.exec(node, "curl", "-s", *url, check=False).returncode == 0
 
-    def volume_made(self, node: str) -> str:
-        """A new, small one."""
+    def volume_made(self, node: str, *more: str) -> str:
+        """A new, small one. more: options."""
         self._number += 1
         name = f"volume-{self._number}"
-        options = ("-o", "size=64MiB", "-o", "fs=ext4", "-o", "fencing=cooperative")
+        options = ("-o", "size=64MiB", "-o", "fs=ext4", "-o", "fencing=cooperative", *more)
         self.docker(node, "volume", "create", "-d", "drover", *options, name)
         return name
 

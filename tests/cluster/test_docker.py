@@ -159,6 +159,19 @@ def test_a_copy_from_a_running_container_leaves_it_its_volume(engines: Engines, 
     engines.docker("node-a", "rm", "-f", "web")
 
 
+@pytest.mark.long
+def test_a_move_that_waits_for_a_container_too_long_says_so_and_the_wish_is_taken_back(engines: Engines) -> None:
+    volume = engines.volume_made("node-a", "-o", "on_busy=move")
+    engines.docker("node-a", *kept(volume, "web"))
+    engines.waits_for(volume, lambda status: status.get("users") == ["container web (docker run)"])
+    refused = engines.refused("node-b", *once(volume, "true"))
+    assert "not within 90 s: node-a gives it up" in refused
+    assert "in use by container web" in refused
+    wish = ("get", "--print-value-only", f"/drover/desired/{volume}")
+    assert engines.etcdctl(*wish) == "node-a", "as it was before"
+    engines.docker("node-a", "rm", "-f", "web")
+
+
 def test_wrong_options_are_refused_by_name_and_others_than_before_too(engines: Engines, volume: str) -> None:
     create = ("volume", "create", "-d", "drover")
     assert "'flavour'" in engines.refused("node-a", *create, "-o", "flavour=mint", "wrong")

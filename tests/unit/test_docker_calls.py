@@ -55,6 +55,18 @@ def test_a_dataset_that_is_idle_elsewhere_is_asked_for_once() -> None:
     assert isinstance(asked(replace(ELSEWHERE, desired=HERE, desired_revision=9, desired_created=9)), Wait)
 
 
+def test_who_waits_is_told_what_stands_in_the_way() -> None:
+    wanted = replace(
+        ELSEWHERE,
+        spec=SPEC.model_copy(update={"labels": {ON_BUSY: "move"}}),
+        desired=HERE,
+        desired_revision=9,
+        desired_created=9,
+    )
+    status = BUSY.model_copy(update={"reason": "new", "warning": "in use by container web"})
+    assert asked(wanted, status) == Wait("node-b gives it up: in use by container web")
+
+
 def test_a_dataset_in_use_elsewhere_is_refused_with_by_whom_and_where() -> None:
     refused = asked(ELSEWHERE, BUSY)
     assert isinstance(refused, Refuse)
