@@ -108,6 +108,7 @@ def test_the_debian_package_is_installed_upgraded_and_purged_without_harm_to_a_c
     machine.run("systemctl", "start", "drover-agent")
     cluster.write("notes", "node-a", python="/usr/bin/python3")
     mount = machine.run("grep", " /srv/drover/notes ", "/proc/1/mountinfo")
+    machine.run("chmod", "600", "/etc/drover/agent.toml")
 
     install(machine, cluster, upgrade)
     eventually(lambda: cluster.get("nodes/node-a").get("version") == NEWER, "the new agent is a member", 30, 0.1)
@@ -116,6 +117,7 @@ def test_the_debian_package_is_installed_upgraded_and_purged_without_harm_to_a_c
     assert len(writer.turns(cluster.acknowledged("notes"))) == 1, "a writer whose commit fails ends"
     assert machine.run("grep", " /srv/drover/notes ", "/proc/1/mountinfo") == mount
     assert 'node = "node-a"' in machine.run("cat", "/etc/drover/agent.toml"), "an upgrade keeps the settings"
+    assert machine.run("stat", "-c", "%a %U %G", "/etc/drover/agent.toml") == "600 root drover"
     assert cluster.keys("fences") == []
 
     uid = cluster.get("owners/notes")["uid"]
