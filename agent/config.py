@@ -28,7 +28,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from drover.agent import config_values as values
 from drover.agent import tls
-from drover.agent.addresses import host_port, is_loopback
 from drover.agent.config_errors import ConfigError, described
 from drover.agent.config_sources import (
     PREFIX,
@@ -41,6 +40,7 @@ from drover.agent.config_sources import (
     origin,
 )
 from drover.agent.guard.settings import NOTHING
+from drover.coordinator.addresses import host_port, is_loopback
 from drover.coordinator.keys import DEFAULT_PREFIX
 from drover.coordinator.protocol.leaving import OnShutdown
 from drover.coordinator.record import Name

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
-from drover.agent.addresses import host_port
 from drover.agent.guard.settings import NOTHING, REBOOT
+from drover.coordinator.addresses import host_port
 from drover.coordinator.keys import Keys
 from drover.coordinator.sizes import parse_size
 from drover.coordinator.specs import WorkloadSpec

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import drover
 from drover.agent import testify
-from drover.agent.addresses import host_port, joined
 from drover.agent.config import Settings
 from drover.agent.guard.settings import Files, GuardSettings
 from drover.agent.machine import boot_id
 from drover.agent.storage.base import Backend
+from drover.coordinator.addresses import host_port, joined
 from drover.coordinator.record import timestamp
 from drover.coordinator.records import NodeRecord
 

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import drover
 from drover.agent.backends import make_backends
@@ -28,6 +27,7 @@ from drover.agent.guard.settings import NOTHING, REBOOT
 from drover.agent.storage import loopdev, mounts
 from drover.agent.storage.base import Backend, StorageError
 from drover.agent.tokens import Nothing, volumes
+from drover.coordinator.addresses import host_port, reachable
 from drover.coordinator.examination import (
     BackendState,
     CgroupState,
@@ -149,7 +149,7 @@ def _held(lock: Path) -> bool:
 
 
 def _ready(settings: Settings, look: _Look) -> dict[str, str] | None:
-    url = f"http://{_reachable(settings.listen.http)}/readyz"
+    url = f"http://{reachable(settings.listen.http)}/readyz"
     try:
         with urllib.request.urlopen(url, timeout=_PATIENCE) as reply:
             said = reply.read()
@@ -165,23 +165,16 @@ def _ready(settings: Settings, look: _Look) -> dict[str, str] | None:
         return {"agent": said.decode(errors="replace").strip()[:300]}
 
 
-def _reachable(listen: str) -> str:
-    """Where an address that is listened on can be reached from here."""
-    parts = urlsplit(f"//{listen}")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "")
-    return f"[{host}]:{parts.port}" if ":" in host else f"{host}:{parts.port}"
-
-
 def _taken(listen: str) -> bool:
     """Whether something else listens there. Of another host, or port 0: no."""
-    parts = urlsplit(f"//{listen}")
-    if not parts.port:
+    host, port = host_port(listen)
+    if not port:
         return False
-    family = socket.AF_INET6 if ":" in (parts.hostname or "") else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with closing(socket.socket(family, socket.SOCK_STREAM)) as probe, suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((parts.hostname, parts.port))
+            probe.bind((host, port))
         except OSError as error:
             return error.errno == errno.EADDRINUSE
     return False

@@ -23,11 +23,11 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from drover.agent.addresses import host_port
 from drover.agent.api.errors import CannotListen
 from drover.agent.api.source import Source, unhealthy, unready
 from drover.agent.telemetry import Telemetry
 from drover.agent.tls import Files, server_context
+from drover.coordinator.addresses import host_port
 from drover.coordinator.rotation import Current
 
 log = logging.getLogger(__name__)

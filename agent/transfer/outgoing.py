@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from drover.agent.addresses import host_port
 from drover.agent.helper.wire import error_from_wire
 from drover.agent.storage.base import HelperDied, StorageError
 from drover.agent.transfer.base import Sent, Ticket, Waits
 from drover.agent.transfer.errors import ConnectionCut, PeerRefused, PeerSilent, Unreachable
 from drover.agent.transfer.greeting import KNOWN, MAGIC
 from drover.agent.transfer.relay import Relays
+from drover.coordinator.addresses import host_port
 
 log = logging.getLogger("drover.transfer")
 

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from typing import Any
 
 from drover.agent import tls
-from drover.agent.addresses import host_port, joined
 from drover.agent.config import Settings
 from drover.agent.storage.base import Runner
 from drover.agent.transfer.base import Incoming, Outgoing, Stream, Ticket, Waits
@@ -22,6 +21,7 @@ from drover.agent.transfer.incoming import TcpIncoming
 from drover.agent.transfer.outgoing import TcpOutgoing
 from drover.agent.transfer.port import Port, bound
 from drover.agent.transfer.relay import Relays
+from drover.coordinator.addresses import host_port, joined
 
 SENDER = "drover.agent.transfer.sender:relay"
 RECEIVER = "drover.agent.transfer.receiver:relay"

@@ -12,9 +12,9 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from drover.agent.addresses import host_port, joined
 from drover.agent.api.errors import CannotListen
 from drover.agent.transfer.greeting import KNOWN, MAGIC, NAME, UNKNOWN
+from drover.coordinator.addresses import host_port, joined
 
 log = logging.getLogger("drover.transfer")
 

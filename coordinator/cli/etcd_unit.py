@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from drover.coordinator.addresses import joined
 from drover.coordinator.cli import output
 from drover.coordinator.cli.errors import Usage
 from drover.coordinator.identity import ETCD_CN
@@ -68,10 +69,6 @@ class Flags:
             yield f"--{whom}client-cert-auth", ""
         # The same authority signs nodes and users: none of those may be a peer.
         yield "--peer-cert-allowed-cn", ETCD_CN
-
-
-def joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def unit(flags: Flags, program: Path, user: str) -> str:

@@ -15,13 +15,13 @@ from typing import Any
 import grpc
 import pytest
 
-from drover.agent.addresses import joined
 from drover.agent.api import http, rpc
 from drover.agent.api.caller import caller
 from drover.agent.api.errors import CannotListen
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.telemetry import Telemetry
 from drover.agent.tls import Files, client_context, known, server_context
+from drover.coordinator.addresses import joined
 from drover.coordinator.identity import Peer, Role, Stranger
 from tests.certificates import Certificates, credentials
 from tests.contract.test_api import FakeSource

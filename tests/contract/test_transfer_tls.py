@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from drover.agent.addresses import host_port
 from drover.agent.tls import Files
 from drover.agent.transfer import port
 from drover.agent.transfer.base import Check, Ticket, Waits
 from drover.agent.transfer.errors import ConnectionCut, NotTrusted, PeerRefused
 from drover.agent.transfer.greeting import MAGIC, UNKNOWN
+from drover.coordinator.addresses import host_port
 from drover.coordinator.identity import Peer, Role
 from tests.certificates import Certificates
 from tests.contract.transfer_stage import STREAM, Arrivals, Node, Proxy, connected, made, node, relay, sha256, until

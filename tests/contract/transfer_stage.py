@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from drover.agent import tls
-from drover.agent.addresses import host_port, joined
 from drover.agent.cgroups import Cgroups
 from drover.agent.helper.pool import HelperPool
 from drover.agent.storage.base import StorageError
@@ -22,6 +21,7 @@ from drover.agent.storage.two_nodes import Gate
 from drover.agent.transfer.base import Check, Incoming, IncomingRound, Outgoing, Received, Sent, Stream, Ticket, Waits
 from drover.agent.transfer.path import TcpDataPath
 from drover.agent.transfer.port import Port, bound
+from drover.coordinator.addresses import host_port, joined
 
 STREAM = Stream("pgdata", "0123456789abcdef", 7, "move")
 JOBS = "tests.contract.transfer_jobs"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from drover.agent.addresses import host_port, is_loopback, joined
 from drover.agent.tls import Peer, Role, Stranger, peer
+from drover.coordinator.addresses import host_port, is_loopback, joined, reachable
 
 
 def certificate(*, uri: tuple[str, ...] = (), cn: tuple[str, ...] = (), ou: tuple[str, ...] = ()) -> dict[str, object]:
@@ -71,3 +71,16 @@ def test_an_address_is_read_whichever_way_it_is_written(text: str, host: str, po
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         host_port(text)
+
+
+@pytest.mark.parametrize(
+    ("listen", "here"),
+    [
+        ("0.0.0.0:7471", "127.0.0.1:7471"),
+        ("[::]:7471", "[::1]:7471"),
+        ("[fd00::1]:7471", "[fd00::1]:7471"),
+        ("10.0.0.1:7471", "10.0.0.1:7471"),
+    ],
+)
+def test_what_listens_on_every_address_is_reached_over_loopback(listen: str, here: str) -> None:
+    assert reachable(listen) == here

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from drover import __version__
+from drover.coordinator.addresses import reachable
 from drover.coordinator.cli.doctor.findings import Finding
 from drover.coordinator.cli.doctor.gather import Facts, NoNode, Seen
 from drover.coordinator.cli.errors import Failed, NotPossible, Usage
@@ -134,10 +134,8 @@ def _log(file: Path | None) -> str:
 def _metrics(node: Examination | NoNode) -> str:
     if isinstance(node, NoNode) or len(node.listen) < 2:
         return "no agent here"
-    parts = urlsplit(f"//{node.listen[1]}")
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(parts.hostname or "", node.listen[1].rpartition(":")[0])
     try:
-        with urllib.request.urlopen(f"http://{host}:{parts.port}/metrics", timeout=5.0) as reply:
+        with urllib.request.urlopen(f"http://{reachable(node.listen[1])}/metrics", timeout=5.0) as reply:
             return str(reply.read(_BYTES).decode(errors="replace"))
     except (OSError, ValueError) as error:
         return f"the agent's metrics cannot be read: {error}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from drover.coordinator.addresses import is_loopback
 from drover.coordinator.cli.doctor.findings import Finding, failing, note, ok, warning
 from drover.coordinator.cli.output import listing
 from drover.coordinator.etcd_survey import Answering, EtcdFacts, Latency, Listed, NotTold, Silent
@@ -20,15 +20,6 @@ SLOW_DISK = 0.01
 """Seconds: etcd's documentation wants 99 % of its fsyncs below this."""
 MANY = 500_000
 """Revisions of history: agents that compact keep 250,000 at the most, and ten minutes more."""
-
-
-def loopback(address: str) -> bool:
-    """Whether nobody else can listen in. address: host:port, with or without a scheme."""
-    host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def members(facts: EtcdFacts) -> list[Finding]:
@@ -173,9 +164,9 @@ def compaction(facts: EtcdFacts) -> list[Finding]:
 def plain_text(facts: EtcdFacts) -> list[Finding]:
     """Addresses on which others can listen in and write."""
     urls = [] if isinstance(facts.listed, NotTold) else [u for it in facts.listed for u in (*it.clients, *it.peers)]
-    open_ones = {url for url in urls if url.startswith("http://") and not loopback(url)}
+    open_ones = {url for url in urls if url.startswith("http://") and not is_loopback(urlsplit(url).netloc)}
     if not facts.secure:
-        open_ones |= {f"http://{it.address}" for it in facts.members if not loopback(it.address)}
+        open_ones |= {f"http://{it.address}" for it in facts.members if not is_loopback(it.address)}
     if open_ones:
         todo = "Whoever reaches these can read and change everything: use TLS (https), or keep etcd on loopback."
         return [warning("plain text", f"etcd talks without TLS at {listing(sorted(open_ones))}", todo)]

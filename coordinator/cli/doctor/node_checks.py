@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from drover.coordinator.cli.doctor.etcd_checks import loopback
+from drover.coordinator.addresses import is_loopback
 from drover.coordinator.cli.doctor.findings import Finding, failing, note, ok, warning
 from drover.coordinator.cli.output import listing
 from drover.coordinator.cli.picture import Picture
@@ -105,7 +105,7 @@ def guard(it: Examination, picture: Picture | None) -> list[Finding]:
 def addresses(it: Examination, picture: Picture | None) -> list[Finding]:
     todo = "See what has it: ss -ltnp. Or choose another in [listen]."
     found = [failing("ports", f"something else listens on {address}", todo) for address in it.taken]
-    if not it.settings.get("tls") and (seen := [address for address in it.listen if not loopback(address)]):
+    if not it.settings.get("tls") and (seen := [address for address in it.listen if not is_loopback(address)]):
         todo = "Whoever reaches these sees what this node has: listen on loopback, or set the table [tls]."
         found.append(warning("plain text", f"the agent answers without TLS at {listing(seen)}", todo))
     return found

@@ -27,3 +27,9 @@ def is_loopback(text: str) -> bool:
         return ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def reachable(text: str) -> str:
+    """Where this machine reaches what listens at `text`: every address is also loopback's."""
+    host, port = host_port(text)
+    return joined({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
