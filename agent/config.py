@@ -69,19 +69,23 @@ def _guarded(listen: Listen, info: ValidationInfo) -> Listen:
     """Plain text only where nobody else hears it, or where somebody has said that it may be."""
     if info.data.get("insecure", True) or "tls" not in info.data:
         return listen
-    plain = {} if info.data["tls"] else {"grpc": listen.grpc, "http": listen.http, "data": listen.data}
+    for key, where in _overheard(listen, bool(info.data["tls"])).items():
+        raise ValueError(
+            f"{key} = {where!r} can be reached from other machines, and without TLS anybody there can listen in: "
+            f"set the table [tls] (drover ca issue node makes its files), listen on 127.0.0.1 or [::1], "
+            f"or say insecure = true"
+        )
+    return listen
+
+
+def _overheard(listen: Listen, secured: bool) -> dict[str, str]:
+    """What other machines reach without TLS, by key."""
+    plain = {} if secured else {"grpc": listen.grpc, "http": listen.http, "data": listen.data}
     if listen.http_clients == "plain":
         plain["http"] = listen.http
     if listen.data_peers == "plain":
         plain.pop("data", None)
-    for key, where in plain.items():
-        if not is_loopback(where):
-            raise ValueError(
-                f"{key} = {where!r} can be reached from other machines, and without TLS anybody there can listen in: "
-                f"set the table [tls] (drover ca issue node makes its files), listen on 127.0.0.1 or [::1], "
-                f"or say insecure = true"
-            )
-    return listen
+    return {key: where for key, where in plain.items() if not is_loopback(where)}
 
 
 class _Table(BaseModel):
@@ -246,6 +250,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)
+
+    @property
+    def overheard(self) -> tuple[str, ...]:
+        """Addresses of its ports that other machines reach without TLS: none, unless `insecure` was said."""
+        return tuple(_overheard(self.listen, self.tls is not None).values())
 
     def backend_error(self, name: str, wrong: ValueError) -> ConfigError:
         """What a back end's factory said of its table, as the line that every wrong setting gets."""

@@ -13,8 +13,9 @@ import socket
 import stat
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,10 +27,13 @@ from drover.agent.config_errors import ConfigError
 from drover.agent.guard.settings import NOTHING, REBOOT
 from drover.agent.storage import loopdev, mounts
 from drover.agent.storage.base import Backend, StorageError
+from drover.agent.tls import client_context
 from drover.agent.tokens import Nothing, volumes
 from drover.coordinator.addresses import host_port, reachable
+from drover.coordinator.certificates import Certificate, Unusable
 from drover.coordinator.examination import (
     BackendState,
+    CertificateState,
     CgroupState,
     ClockState,
     DeviceState,
@@ -65,8 +69,6 @@ async def examine(settings: Settings) -> Examination:
         except (StorageError, OSError, TimeoutError) as error:
             look.unknown[f"volumes of {name}"] = str(error) or f"no answer within {_PATIENCE:g} s"
     directories = _directories(settings)
-    tls = settings.etcd.tls
-    paths = tuple(str(path) for path in (tls.ca, tls.cert) if path) if tls else ()
     return Examination(
         node=settings.node,
         version=drover.__version__,
@@ -76,10 +78,11 @@ async def examine(settings: Settings) -> Examination:
         prefix=settings.prefix,
         settings=redacted(settings.model_dump(mode="json")),
         etcd=_access(settings),
-        listen=(settings.listen.grpc, settings.listen.http),
-        certificates=paths,
+        plain=settings.overheard,
+        certificates=tuple(_certificates(settings)),
         running=running,
         ready=await asyncio.to_thread(_ready, settings, look) if running else None,
+        metrics=await asyncio.to_thread(_metrics, settings, look) if running else "",
         taken=() if running else tuple(filter(_taken, (settings.listen.grpc, settings.listen.http))),
         memory=tuple(name for name in ("run_dir", "state_dir") if _in_memory(getattr(settings, name))),
         clock=look("the clock", clock),
@@ -148,15 +151,47 @@ def _held(lock: Path) -> bool:
     return False
 
 
-def _ready(settings: Settings, look: _Look) -> dict[str, str] | None:
-    url = f"http://{reachable(settings.listen.http)}/readyz"
+def _certificates(settings: Settings) -> Iterator[CertificateState]:
+    now = datetime.now(UTC)
+    for table, tls in (("tls", settings.tls), ("etcd.tls", settings.etcd.tls)):
+        for key, path in (("ca", tls.ca), ("cert", tls.cert)) if tls else ():
+            if path is None:
+                continue
+            try:
+                found = Certificate.read(path)
+            except Unusable as error:
+                yield CertificateState(setting=f"{table}.{key}", file=str(path), wrong=str(error))
+                continue
+            yield CertificateState(
+                setting=f"{table}.{key}",
+                file=str(path),
+                role=found.peer.role if found.peer else "",
+                name=found.peer.name if found.peer else "",
+                expires=f"{found.expires:%Y-%m-%d %H:%M} UTC",
+                left=(found.expires - now).total_seconds(),
+                due=found.due(now),
+            )
+
+
+def _asked(settings: Settings, page: str) -> bytes:
+    """What this node's own agent says, whatever its status. Raises OSError, ValueError; their texts name the URL."""
+    files = settings.tls.files if settings.tls and settings.listen.http_clients != "plain" else None
+    url = f"{'https' if files else 'http'}://{reachable(settings.listen.http)}/{page}"
     try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE) as reply:
-            said = reply.read()
+        with urllib.request.urlopen(url, timeout=_PATIENCE, context=client_context(files) if files else None) as reply:
+            return bytes(reply.read())
     except urllib.error.HTTPError as error:
-        said = error.read()
+        return error.read()
     except (OSError, ValueError) as error:
-        look.unknown["what the agent says"] = f"{url}: {error}"
+        raise OSError(f"{url}: {error}") from None
+
+
+def _metrics(settings: Settings, look: _Look) -> str:
+    return look("the agent's metrics", lambda: _asked(settings, "metrics").decode(errors="replace")) or ""
+
+
+def _ready(settings: Settings, look: _Look) -> dict[str, str] | None:
+    if (said := look("what the agent says", lambda: _asked(settings, "readyz"))) is None:
         return None
     try:
         wrong = json.loads(said)["wrong"]

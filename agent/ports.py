@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from drover.coordinator.certificates import expires
 from drover.coordinator.member import Member
 from drover.coordinator.rotation import Current
 
+log = logging.getLogger(__name__)
+
 
 @contextlib.asynccontextmanager
 async def serving(
@@ -34,6 +37,8 @@ async def serving(
 ) -> AsyncIterator[None]:
     """gRPC, HTTP and the socket of `drover-agent shutdown`. Raises CannotListen."""
     listen, files = settings.listen, settings.tls.files if settings.tls else None
+    if settings.overheard:
+        log.warning("insecure: anybody on the network can listen in at %s: set [tls]", ", ".join(settings.overheard))
     plain, anyone = listen.http_clients == "plain", listen.http_clients == "any"
     async with (
         rpc.serving(sight, listen.grpc, files, receiver=receiver),

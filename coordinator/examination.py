@@ -24,6 +24,20 @@ class EtcdAccess(Record):
     password_file: str = ""
 
 
+class CertificateState(Record):
+    """A certificate of the settings. role, name: whose it is; "" where it does not say, or is an authority's. left:
+    seconds until it expires. due: less than a third of its life is left. wrong: why it cannot be read, or ""."""
+
+    setting: str
+    file: str
+    wrong: str = ""
+    role: str = ""
+    name: str = ""
+    expires: str = ""
+    left: float = 0
+    due: bool = False
+
+
 class ClockState(Record):
     """ppm: by how many parts in a million the kernel corrects CLOCK_REALTIME against the oscillator, which
     CLOCK_MONOTONIC_RAW shows as it is. kept_by: daemons that set the time and run."""
@@ -71,10 +85,11 @@ class DeviceState(Record):
 
 
 class Examination(Record):
-    """settings: as they are in force, secrets removed. running: an agent has this node's run_dir. ready: what that
-    agent's /readyz says, by name; None: it was not asked. taken: addresses of `listen` that something else has. memory:
-    directories that are kept in memory only. mounts: below mount_root. loose: files in a back end's directory that
-    belong to nothing."""
+    """settings: as they are in force, secrets removed. plain: addresses of `listen` that other machines reach without
+    TLS. running: an agent has this node's run_dir. ready: what that agent's /readyz says, by name; None: it was not
+    asked. metrics: what its /metrics says. taken: addresses of `listen` that something else has. memory: directories
+    that are kept in memory only. mounts: below mount_root. loose: files in a back end's directory that belong to
+    nothing."""
 
     node: str
     version: str
@@ -84,10 +99,11 @@ class Examination(Record):
     prefix: str
     settings: dict[str, Any] = Field(default_factory=dict)
     etcd: EtcdAccess
-    listen: tuple[str, ...] = ()
-    certificates: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
+    certificates: tuple[CertificateState, ...] = ()
     running: bool = False
     ready: dict[str, str] | None = None
+    metrics: str = ""
     taken: tuple[str, ...] = ()
     memory: tuple[str, ...] = ()
     clock: ClockState | None = None

@@ -8,8 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from drover.agent.alone import alone
+from drover.agent.api import http
+from drover.agent.config import load
+from drover.agent.examine import examine
+from drover.agent.telemetry import Telemetry
 from drover.coordinator.etcd_survey import Answering, Latency, NotTold, Silent, survey
 from drover.coordinator.examination import Examination
+from drover.coordinator.identity import Peer, Role
+from tests.certificates import Certificates
+from tests.contract.test_api import FakeSource
 from tests.etcd import EtcdCluster
 
 DROVER = str(Path(sys.executable).with_name("drover"))
@@ -81,3 +91,39 @@ def test_a_machine_is_examined_without_etcd_and_an_agent(tmp_path: Path) -> None
     assert any("no member answers" in text for text in texts)
     assert any("no agent of node-a runs here" in text for text in texts)
     assert any("stray.img" in text for text in texts)
+
+
+@pytest.mark.parametrize("clients", ["certificate", "any", "plain"])
+async def test_an_agent_with_certificates_is_asked_how_it_is_and_what_they_say_is_told(
+    tmp_path: Path, clients: str
+) -> None:
+    certificates = Certificates.make(tmp_path / "pki")
+    certificates.put("node-a", certificates.authority.issue(Peer("node-a", Role.NODE), ["127.0.0.1"], days=1))
+    files = certificates.files("node-a")
+    source, telemetry = FakeSource(), Telemetry("node-a")
+    source.wrong["etcd"] = "it does not answer"
+    secured = None if clients == "plain" else files
+    async with http.serving(source, telemetry, "127.0.0.1:0", secured, clients == "any") as port:
+        told = {
+            "machine_id": "m",
+            "run_dir": f"{tmp_path}/run",
+            "listen.http": f"127.0.0.1:{port}",
+            "listen.http_clients": clients,
+            "tls.ca": files.ca,
+            "tls.cert": files.cert,
+            "tls.key": files.key,
+        }
+        flags = [word for key, value in told.items() for word in ("--set", f"{key}={value}")]
+        settings = load(["--node", "node-a", *flags], {})
+        with alone(settings.run_dir):
+            found = await examine(settings)
+        files.cert.write_text("torn")
+        torn = await examine(settings)
+    telemetry.close()
+    assert found.ready == {"etcd": "it does not answer"}, found.unknown
+    assert "drover_deadline_margin_seconds" in found.metrics
+    ca, cert = found.certificates
+    assert (ca.setting, ca.role, ca.due, ca.wrong) == ("tls.ca", "", False, "")
+    assert (cert.setting, cert.role, cert.name, cert.wrong) == ("tls.cert", "node", "node-a", "")
+    assert 0 < cert.left <= 86400
+    assert torn.certificates[1].wrong == f"{files.cert} is no certificate in PEM"

@@ -19,10 +19,16 @@ from drover.agent.api import http, rpc
 from drover.agent.api.caller import caller
 from drover.agent.api.errors import CannotListen
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
+from drover.agent.config import load
+from drover.agent.leave import Leave
+from drover.agent.ports import serving
+from drover.agent.receiving import Receiver
+from drover.agent.sight import Sight
 from drover.agent.telemetry import Telemetry
 from drover.agent.tls import Files, client_context, known, server_context
 from drover.coordinator.addresses import joined
 from drover.coordinator.identity import Peer, Role, Stranger
+from drover.coordinator.keys import Keys
 from tests.certificates import Certificates, credentials
 from tests.contract.test_api import FakeSource
 
@@ -206,3 +212,21 @@ def test_both_ends_of_a_connection_know_the_other_by_its_certificate(ours: Certi
             ends[2].write(ends[1].read())
     assert known(server) == Peer("node-b", Role.NODE)
     assert known(client) == Peer("node-a", Role.NODE)
+
+
+async def test_ports_that_others_reach_without_tls_are_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = "192.0.2.1:7470"  # of documentation, RFC 5737: no machine has it, so nothing listens
+    given = {"run_dir": tmp_path, "listen.grpc": elsewhere, "listen.http": "127.0.0.1:0", "insecure": "true"}
+    settings = load(
+        ["--node", "node-a", *(word for it in given.items() for word in ("--set", "=".join(map(str, it))))], {}
+    )
+    telemetry = Telemetry("node-a")
+    receiver, leave = Receiver(lambda: None, {}, lambda: None), Leave(Keys("/x"), settings.on_shutdown, 1, 1)
+    with pytest.raises(CannotListen):
+        async with serving(settings, Sight("node-a"), telemetry, receiver, leave):
+            pass
+    telemetry.close()
+    assert f"anybody on the network can listen in at {elsewhere}" in caplog.text
+    assert "127.0.0.1" not in caplog.text

@@ -130,7 +130,8 @@ def test_ports_that_others_reach_are_refused_without_tls_and_the_text_says_what_
     said = str(error.value)
     assert f"listen: {key} = '{host}:1' can be reached from other machines" in said
     assert all(word in said for word in ("[tls]", "drover ca issue node", "127.0.0.1", "insecure = true"))
-    assert load([*flags, "--set", "insecure=true"], {}).insecure
+    assert load(["--node", "a"], {}).overheard == ()
+    assert load([*flags, "--set", "insecure=true"], {}).overheard == (f"{host}:1",)
 
 
 def test_with_certificates_ports_may_be_anywhere_unless_http_stays_plain(tmp_path: Path) -> None:

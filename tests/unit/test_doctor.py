@@ -18,6 +18,7 @@ from drover.coordinator.cli.picture import Picture, take
 from drover.coordinator.etcd_survey import Answering, EtcdFacts, Latency, Listed, NotTold, Numbers, Silent, numbers
 from drover.coordinator.examination import (
     BackendState,
+    CertificateState,
     CgroupState,
     ClockState,
     DeviceState,
@@ -194,6 +195,12 @@ def test_the_values_of_keys_that_cannot_be_used_are_not_told(w: World) -> None:
 
 # The node.
 
+
+def shown(**changes: object) -> CertificateState:
+    made = CertificateState(setting="tls.cert", file="/etc/node.crt", role="node", name="node-a", left=1e7)
+    return made.model_copy(update=changes)
+
+
 WELL = Examination(
     node="node-a",
     version="0.1.0",
@@ -207,6 +214,7 @@ WELL = Examination(
     reset="/dev/watchdog",
     watchdog=WatchdogState(path="/dev/watchdog", there=True, held_by=("drover-guard (3)",)),
     cgroups=CgroupState(root="/sys/fs/cgroup/drover", datasets={"notes": True}),
+    certificates=(shown(), shown(setting="etcd.tls.cert", role="operator", name="other")),
     backends={"loopback": BackendState(size=100, free=50)},
     mounts=("/srv/drover/notes",),
 )
@@ -246,7 +254,13 @@ def test_of_a_node_that_is_well_nothing_is_said(armed: World) -> None:
         ({"reset": "none"}, "note nothing resets this machine"),
         ({"watchdog": WatchdogState(path="/dev/watchdog", there=False)}, "failing there is no watchdog"),
         ({"watchdog": WatchdogState(path="/dev/watchdog", there=True)}, "failing nobody has /dev/watchdog open"),
-        ({"listen": ("127.0.0.1:1", "[::1]:1", "10.0.0.1:7470")}, "warning the agent answers without TLS at 10.0.0.1"),
+        ({"plain": ("10.0.0.1:7470",)}, "warning the agent answers without TLS at 10.0.0.1"),
+        ({"certificates": (shown(left=-1.0),)}, "failing /etc/node.crt (tls.cert) has expired"),
+        ({"certificates": (shown(due=True),)}, "warning /etc/node.crt (tls.cert) expires soon"),
+        ({"certificates": (shown(name="node-b"),)}, "failing /etc/node.crt (tls.cert) is that of node node-b"),
+        ({"certificates": (shown(role="observer"),)}, "failing /etc/node.crt (tls.cert) is that of observer node-a"),
+        ({"certificates": (shown(role="", name=""),)}, "failing /etc/node.crt (tls.cert) is nobody's"),
+        ({"certificates": (shown(wrong="/etc/node.crt cannot be read"),)}, "failing /etc/node.crt cannot be read"),
         ({"taken": ("127.0.0.1:7470",)}, "failing something else listens on 127.0.0.1:7470"),
         ({"memory": ()}, "warning run_dir survives a reboot"),
         ({"memory": ("run_dir", "state_dir")}, "warning state_dir does not survive"),

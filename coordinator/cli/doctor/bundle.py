@@ -8,16 +8,14 @@ import os
 import shutil
 import subprocess
 import tarfile
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from drover import __version__
-from drover.coordinator.addresses import reachable
 from drover.coordinator.cli.doctor.findings import Finding
-from drover.coordinator.cli.doctor.gather import Facts, NoNode, Seen
+from drover.coordinator.cli.doctor.gather import Facts, Seen
 from drover.coordinator.cli.errors import Failed, NotPossible, Usage
 from drover.coordinator.examination import EtcdAccess, Examination
 from drover.coordinator.secrets import REMOVED, redacted, scrubbed, values
@@ -29,13 +27,15 @@ _TOLD = ("kind", "datasets", "restart", "stop_grace_period", "user")
 """What is shown of a workload."""
 _PATIENCE = 20.0
 _BYTES = 8 << 20
-"""Of a log or a page of metrics, at most."""
+"""Of a log, at most."""
 
 
 def pack(file: Path, facts: Facts, findings: Sequence[Finding], log: Path | None) -> None:
     """Writes the report, readable by its owner only. Raises Usage, NotPossible, Failed."""
     compress = _compressor(file)
-    texts = contents(facts, findings, {"agent.log": _log(log), "metrics.txt": _metrics(facts.node)}, known(facts))
+    metrics = facts.node.metrics if isinstance(facts.node, Examination) else ""
+    told = {"agent.log": _log(log), "metrics.txt": metrics or "no agent was asked, or it said nothing: see node.json"}
+    texts = contents(facts, findings, told, known(facts))
     raw = compress(_tar(file.name.partition(".tar")[0], texts))
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -57,7 +57,7 @@ def contents(
         "etcd.json": asdict(facts.etcd),
     }
     if isinstance(facts.node, Examination):
-        report["node.json"] = facts.node.model_dump(mode="json")
+        report["node.json"] = facts.node.model_dump(mode="json", exclude={"metrics"})
     else:
         report["node.json"] = asdict(facts.node)
     keys = [shown(entry) for entry in facts.cluster.entries] if isinstance(facts.cluster, Seen) else []
@@ -129,16 +129,6 @@ def _log(file: Path | None) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"journalctl: {error}"
     return (done.stdout or done.stderr).decode(errors="replace")
-
-
-def _metrics(node: Examination | NoNode) -> str:
-    if isinstance(node, NoNode) or len(node.listen) < 2:
-        return "no agent here"
-    try:
-        with urllib.request.urlopen(f"http://{reachable(node.listen[1])}/metrics", timeout=5.0) as reply:
-            return str(reply.read(_BYTES).decode(errors="replace"))
-    except (OSError, ValueError) as error:
-        return f"the agent's metrics cannot be read: {error}"
 
 
 def _tar(folder: str, texts: Mapping[str, str]) -> bytes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from drover.coordinator.addresses import is_loopback
 from drover.coordinator.cli.doctor.findings import Finding, failing, note, ok, warning
 from drover.coordinator.cli.output import listing
 from drover.coordinator.cli.picture import Picture
 from drover.coordinator.examination import Examination
+from drover.coordinator.identity import Role
 from drover.coordinator.sizes import format_size
 
 DRIFT, TOO_MUCH = 500.0, 10_000.0
@@ -105,10 +105,29 @@ def guard(it: Examination, picture: Picture | None) -> list[Finding]:
 def addresses(it: Examination, picture: Picture | None) -> list[Finding]:
     todo = "See what has it: ss -ltnp. Or choose another in [listen]."
     found = [failing("ports", f"something else listens on {address}", todo) for address in it.taken]
-    if not it.settings.get("tls") and (seen := [address for address in it.listen if not is_loopback(address)]):
+    if it.plain:
         todo = "Whoever reaches these sees what this node has: listen on loopback, or set the table [tls]."
-        found.append(warning("plain text", f"the agent answers without TLS at {listing(seen)}", todo))
+        found.append(warning("plain text", f"the agent answers without TLS at {listing(it.plain)}", todo))
     return found
+
+
+def certificates(it: Examination, picture: Picture | None) -> list[Finding]:
+    """Those that this node shows, and those that it believes."""
+    found: list[Finding] = []
+    for one in it.certificates:
+        what = f"{one.file} ({one.setting})"
+        todo = "drover ca renew, then copy it over the old one: the agent takes it up by itself."
+        if one.wrong:
+            found.append(failing("certificates", f"{one.wrong} ({one.setting})", "Put it there: drover ca issue."))
+        elif one.left <= 0:
+            found.append(failing("certificates", f"{what} has expired: {one.expires}", todo))
+        elif one.due:
+            found.append(warning("certificates", f"{what} expires soon: {one.expires}", todo))
+        if one.setting == "tls.cert" and not one.wrong and (one.role, one.name) != (Role.NODE, it.node):
+            whose = f"that of {one.role} {one.name}" if one.name else "nobody's"
+            todo = f"No other node believes it: drover ca issue node {it.node}"
+            found.append(failing("certificates", f"{what} is {whose}, not that of node {it.node}", todo))
+    return found or ([ok("certificates", f"{len(it.certificates)} are good")] if it.certificates else [])
 
 
 def directories(it: Examination, picture: Picture | None) -> list[Finding]:
@@ -162,6 +181,7 @@ CHECKS: tuple[Callable[[Examination, Picture | None], list[Finding]], ...] = (
     cgroups,
     guard,
     addresses,
+    certificates,
     directories,
     leftovers,
     not_told,
