@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from drover.coordinator.access import Kin, Step, Wanted, steps
+from drover.coordinator.access import ROOT, Kin, Step, Wanted, steps
 from drover.coordinator.cli import options, output
 from drover.coordinator.cli.connection import connection, open_etcd, run_with
 from drover.coordinator.cli.errors import Failed, Usage
@@ -82,10 +82,10 @@ def _wanted(named: dict[Kin, list[str]], enable: bool, passwords: dict[str, str]
         for name in names:
             if wrong := name_error(name):
                 raise Usage(f"the {kin}: {wrong}")
-            if name in users or name == "root":
+            if name in users or name == ROOT:
                 raise Usage(f"{name} cannot be {kin}, too", "Each user has one role; root is etcd's own.")
             users[name] = kin
-    if unknown := sorted(set(passwords) - set(users) - {"root"}):
+    if unknown := sorted(set(passwords) - set(users) - {ROOT}):
         raise Usage(
             f"{output.plain(unknown[0])!r} has a password, but no role",
             f"Say which: --agent {unknown[0]}, for example.",

@@ -135,11 +135,20 @@ def test_show_lists_all_and_files_of_others(ca: Path, tmp_path: Path, capsys: py
     assert "node  node-z" in capsys.readouterr().out
 
 
-def test_an_authority_ends_no_later_than_what_it_issues(tmp_path: Path) -> None:
+def test_what_is_issued_ends_no_later_than_its_authority(tmp_path: Path) -> None:
     ca = tmp_path / "ca"
     assert run(["ca", "init", str(ca), "--days", "10"]) == ExitCode.DONE
     issue(ca, "node", "node-a")
     assert Certificate.read(ca / "node-a.crt").expires == Certificate.read(ca / "ca.crt").expires
+
+
+def test_the_authoritys_key_is_not_renewed_and_the_text_says_what_to_do_instead(
+    ca: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in ca.iterdir()}
+    assert run(["ca", "renew", "ca", "--new-key", "--dir", str(ca)]) == ExitCode.USAGE
+    assert "drover ca init" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in ca.iterdir()} == before
 
 
 HOSTILE = ["", "../x", "a b", "x" * 10_000, "a\nb", "a\x1b[31mb", "\udcff", "a/b", "-", "ä", "a'b"]

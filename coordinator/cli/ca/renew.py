@@ -8,13 +8,18 @@ from pathlib import Path
 
 from drover.coordinator.certificates import AUTHORITY_DAYS, Authority, Certificate, Unusable
 from drover.coordinator.cli.ca.place import CA, Place, check_name
-from drover.coordinator.cli.errors import Failed, NotPossible
+from drover.coordinator.cli.errors import Failed, NotPossible, Usage
 from drover.coordinator.cli.output import say
 
 
 def renew(directory: Path, names: Sequence[str], new_key: bool, days: int) -> None:
     place = Place(directory)
     authority = place.authority()
+    if new_key and CA in names:
+        raise Usage(
+            "the authority's own key stays as long as the authority",
+            "Make another authority in another DIR: drover ca init DIR. docs/security.md says how to change over.",
+        )
     for name in names:
         check_name(name, "a name")
         if not place.certificate(name).exists():
