@@ -112,9 +112,13 @@ class _Watch:
                     continue
 
     async def _put_placeholder(self, instead: int) -> None:
-        member, node = self._member, self._member.view.cluster.nodes.get(self._node)
-        entry = member.view.entry(Kind.NODES, self._node)
-        beat = observer.stand_in(node.record.incarnation if node else self.incarnation)
+        """Where the picture of this moment still asks for one: who has left may not be waited for."""
+        member, view = self._member, self._member.view
+        wanted = observer.whom(member.node, view.cluster, view.tenures(), [self._node])
+        if self._node not in wanted:
+            return
+        entry = view.entry(Kind.NODES, self._node)
+        beat = observer.stand_in(wanted[self._node])
         described = entry.mod_revision if entry else 0
         await member.store.txn(ownership.placeholder(member.seat(), self._node, beat, described, instead))
 
