@@ -30,7 +30,7 @@ unit: setup ; $(BIN)/pytest tests/unit -n 2
 model: setup ; $(BIN)/python -m tests.model.promela
 # One number repeats a run: python -m tests.sim --seed 7
 SEEDS ?= 500
-sim: setup ; $(BIN)/python -m tests.sim --seeds $(SEEDS)
+sim: setup ; $(BIN)/python -m tests.sim --seeds $(SEEDS) $(if $(REPORT),--report $(REPORT))
 lint: setup
 	$(BIN)/ruff check agent coordinator tests bench tools
 	$(BIN)/ruff format --check agent coordinator tests bench tools

@@ -8,6 +8,8 @@ from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 
+from drover.coordinator.record import one_line
+
 _SAID = {
     "model_type": "must be a table",
     "dict_type": "must be a table",
@@ -34,7 +36,7 @@ class ConfigError(Exception):
 
     def __init__(self, key: str, wrong: str, origin: str = "") -> None:
         where = f"{key}: " if key else ""
-        super().__init__(f"drover-agent: {where}{wrong}" + (f" (from {origin})" if origin else ""))
+        super().__init__(one_line(f"drover-agent: {where}{wrong}" + (f" (from {origin})" if origin else "")))
 
 
 def described(error: ValidationError, model: type[BaseModel]) -> tuple[tuple[str, ...], str]:

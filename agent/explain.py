@@ -12,6 +12,7 @@ from drover.coordinator.protocol import ignored, placement
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.leaving import Park
 from drover.coordinator.protocol.placement import Claim, Dismiss, Give, Keep, Nothing, speaker
+from drover.coordinator.record import one_line
 from drover.coordinator.records import Holder, Phase, State, Status
 
 Decision = placement.Decision | Park
@@ -22,10 +23,15 @@ def explain(s: Situation, decision: Decision) -> dict[str, Status]:
     told: dict[str, Status] = {}
     for d in s.unit:
         if d.name in mine:
-            told[d.name] = _holder_status(s, d, decision)
+            told[d.name] = _on_one_line(_holder_status(s, d, decision))
         elif _orphaned(s, d) and speaker(d.name, s.cluster) == s.node:
-            told[d.name] = _orphan_status(s, d, decision)
+            told[d.name] = _on_one_line(_orphan_status(s, d, decision))
     return told
+
+
+def _on_one_line(status: Status) -> Status:
+    """Names that users gave may be in it, and these need not be text that can be written anywhere."""
+    return status.model_copy(update={"reason": one_line(status.reason), "warning": one_line(status.warning)})
 
 
 def _orphaned(s: Situation, d: Dataset) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import random
 import threading
 import time
 import urllib.error
@@ -466,3 +468,21 @@ async def test_an_error_inside_the_block_comes_out_as_itself(source: FakeSource)
         async with rpc.serving(source, LOCAL, grace=0), http.serving(source, telemetry, LOCAL):
             raise KeyError("mine")
     telemetry.close()
+
+
+METHODS = ("Datasets/List", "Datasets/Watch", "Node/Get", "Nonsense/Get")
+
+
+async def test_bytes_that_are_no_request_end_their_own_call_and_nothing_else(
+    source: FakeSource, channel: grpc.aio.Channel
+) -> None:
+    source.put(PGDATA)
+    chance = random.Random(7)
+    for number in range(60):
+        sent = chance.randbytes(chance.choice((0, 1, 8, 300, 100_000)))
+        method: Any = channel.unary_stream(f"/drover.v1.{METHODS[number % len(METHODS)]}")
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for _ in method(sent, timeout=0.1):
+                pass
+    listed = await drover_pb2_grpc.DatasetsStub(channel).List(drover_pb2.ListRequest(), timeout=5)
+    assert [dataset.name for dataset in listed.datasets] == ["pgdata"]

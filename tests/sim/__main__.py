@@ -7,10 +7,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
 from tests.sim.many import hunts, many, one
 from tests.sim.mutants import MUTANTS, QUICK
-from tests.sim.report import LAST, Report, story
+from tests.sim.report import LAST, Report, story, table
 from tests.sim.run import TROUBLE
 
 
@@ -22,6 +24,14 @@ def hunt_all(names: Sequence[str], seeds: range, seconds: float, jobs: int) -> i
         how = f"seed {outcome.seed}: {outcome.broken}" if outcome else f"not found in {len(seeds)} runs"
         say(f"{name:28} {MUTANTS[name].lacks}: {how}")
     return missed
+
+
+EVERY = 50
+"""Runs between two writings of a report."""
+
+
+def write(path: Path, report: Report) -> None:
+    path.write_text("".join(f"{line}\n" for line in table(report)))
 
 
 def say(text: str) -> None:
@@ -38,6 +48,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), default="", help="without one rule of the protocol")
     parser.add_argument("--mutants", choices=("all", "quick"), help="each mutant must be found within --seeds runs")
+    parser.add_argument("--events", type=int, default=0, help="no further runs after so many events")
+    parser.add_argument("--report", type=Path, help="write the table of faults to this file, as Markdown")
     asked = parser.parse_args()
     seeds = range(asked.first, asked.first + asked.seeds)
     if asked.mutants:
@@ -49,8 +61,15 @@ def main() -> int:
             say(line)
         return 1 if outcome.broken else 0
     report = Report()
-    for outcome in many(seeds, asked.seconds, asked.mutant, asked.jobs):
-        report.add(outcome)
+    with closing(many(seeds, asked.seconds, asked.mutant, asked.jobs)) as outcomes:
+        for outcome in outcomes:
+            report.add(outcome)
+            if asked.report and report.runs % EVERY == 0:
+                write(asked.report, report)
+            if asked.events and report.events >= asked.events:
+                break
+    if asked.report:
+        write(asked.report, report)
     for line in report.lines():
         say(line)
     if not report.failed:

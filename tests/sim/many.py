@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -33,17 +33,19 @@ def one(seed: int, seconds: float, mutant: str) -> Outcome:
         return sim.run(seed, seconds, logs=True)
 
 
-def many(seeds: range, seconds: float, mutant: str, jobs: int) -> Iterator[Outcome]:
+def many(seeds: range, seconds: float, mutant: str, jobs: int) -> Generator[Outcome, None, None]:
     chunks = [seeds[n : n + CHUNK] for n in range(0, len(seeds), CHUNK)]
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         waiting = [pool.submit(chunk, part, seconds, mutant) for part in chunks]
-        for future in waiting:
-            outcomes = future.result()
-            yield from outcomes
-            if any(outcome.broken for outcome in outcomes):
-                for other in waiting:
-                    other.cancel()
-                return
+        try:
+            for future in waiting:
+                outcomes = future.result()
+                yield from outcomes
+                if any(outcome.broken for outcome in outcomes):
+                    return
+        finally:
+            for other in waiting:
+                other.cancel()
 
 
 class NoMutant(Exception):

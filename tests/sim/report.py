@@ -59,6 +59,21 @@ class Report:
             yield f"  seed {seed}: {what}"
 
 
+def table(report: Report) -> Iterator[str]:
+    """As docs/safety.md shows it: kinds of fault, how often each was injected, in how many states of the protocol."""
+    kinds = sorted(report.faults.items(), key=lambda one: -one[1])
+    half = (len(kinds) + 1) // 2
+    yield "| fault | injected | states | fault | injected | states |"
+    yield "|---|--:|--:|---|--:|--:|"
+    for n in range(half):
+        cells = [f"{kind} | {count:,} | {len(report.met.get(kind, ())):,}" for kind, count in kinds[n::half]]
+        yield f"| {' | '.join(cells)} |" if len(cells) == 2 else f"| {cells[0]} | | | |"
+    yield ""
+    yield f"{sum(report.faults.values()):,} faults of {len(kinds)} kinds, {report.pairs:,} pairs of state and fault,"
+    yield f"in {report.runs:,} runs of {report.events:,} events"
+    yield f"with {report.writes:,} acknowledged writes. Promises broken: {len(report.failed)}."
+
+
 def story(outcome: Outcome, last: int = LAST) -> Iterator[str]:
     """Of one run, as it is told to people."""
     told: Sequence[str] = [f"{line.at:9.3f} s  {line.who:12} {line.what}" for line in outcome.story]
