@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drover.agent import config, config_sources
+from drover.agent import config_sources, config_values
 from drover.agent.config import load
 from drover.agent.config_errors import ConfigError
 from drover.agent.explain import explain
@@ -196,14 +197,14 @@ tables = st.dictionaries(
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where settings are; those of this machine are not looked at."""
     directory = tmp_path_factory.mktemp("settings")
     (directory / "machine-id").write_text("c0ffee\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config_sources, "DEFAULT_FILE", directory / "none.toml")
-        patch.setattr(config, "MACHINE_ID", directory / "machine-id")
-        return directory
+        patch.setattr(config_values, "MACHINE_ID", directory / "machine-id")
+        yield directory
 
 
 def is_loaded_or_refused(arguments: list[str], environ: dict[str, str]) -> None:
