@@ -73,8 +73,13 @@ Decision = Claim | Keep | Give | Dismiss | Nothing
 
 
 def rank(dataset: str, nodes: Iterable[str]) -> list[str]:
-    """Rendezvous hashing: every node computes the same order, and a change of one node moves no other."""
-    return sorted(nodes, key=lambda n: hashlib.blake2b(f"{dataset}\0{n}".encode(), digest_size=8).digest())
+    """Rendezvous hashing: every node computes the same order, and a change of one node moves no other. Any text: a user
+    may have put a key that is no UTF-8."""
+
+    def weight(node: str) -> bytes:
+        return hashlib.blake2b(f"{dataset}\0{node}".encode(errors="surrogatepass"), digest_size=8).digest()
+
+    return sorted(nodes, key=weight)
 
 
 def speaker(dataset: str, cluster: Cluster) -> str | None:
