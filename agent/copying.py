@@ -134,9 +134,10 @@ class _Copy:
         log.info("%s to %s: round %d, %s", sent.volume.dataset, self.state.to, len(rounds), done)
         if not last:
             await sent.backend.prune(sent.volume, {one.guid for one in here[1 - KEPT :]})
-            self._tell(
-                replace(self.state, rounds=rounds, verdict=verdict(rounds, sent.max_cutover), sent=0, trouble="")
-            )
+            found = verdict(rounds, sent.max_cutover)
+            if isinstance(found, CutOver):
+                log.info("%s to %s: the last increment is next: %s", sent.volume.dataset, self.state.to, found.because)
+            self._tell(replace(self.state, rounds=rounds, verdict=found, sent=0, trouble=""))
         return snapshot
 
     def _note(self, done: int) -> None:

@@ -57,7 +57,9 @@ class Copying:
         """For people, beside where it goes."""
         if self.trouble:
             return f"copying failed and begins again: {self.trouble}"
-        return "copying, while it is in use" if isinstance(self.verdict, Again) else "copying the rest"
+        if isinstance(self.verdict, Again):
+            return "copying, while it is in use"
+        return f"copying the last increment: {self.verdict.because}"
 
 
 def verdict(rounds: tuple[Round, ...], max_cutover: float) -> Verdict:

@@ -91,6 +91,7 @@ class TcpOutgoing:
                 self._attending.result()  # a fault of ours, which nobody else would hear of
             return await result
         except asyncio.CancelledError:
+            self._result = None  # nobody hears of it any more
             if self._broken is None:
                 self._broken = ConnectionCut("a round was cancelled: connect again")
             await self._relays.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drover.agent.rounds import MOST, Again, CutOver, Round, verdict
+from drover.agent.rounds import MOST, Again, Copying, CutOver, Round, verdict
 
 LIMIT = 0.2
 FULL = Round(1 << 30, 0.01, full=True)
@@ -37,3 +37,10 @@ def test_a_round_that_makes_it_no_smaller_is_the_last_and_says_so() -> None:
 @given(st.lists(st.floats(0.001, 1000), min_size=MOST, max_size=MOST), st.floats(0.001, 100))
 def test_rounds_come_to_an_end_whatever_they_take(seconds: list[float], limit: float) -> None:
     assert isinstance(verdict(increments(*seconds), limit), CutOver)
+
+
+def test_people_are_told_why_the_workload_is_stopped_now() -> None:
+    found = verdict((Round(2**30, 9.0, True), Round(2**20, 0.5, False), Round(2**20, 0.5, False)), 0.2)
+    assert Copying("b", 1, verdict=found).words == (
+        "copying the last increment: the rest takes 500 ms, more than 200 ms, and the last round made it no smaller"
+    )
