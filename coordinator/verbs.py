@@ -154,7 +154,7 @@ class Verbs:
             claim.evidence,
             self._view.fence_revisions(),
             beside,
-            away=[node for node in homes if self._view.entry(Kind.NODES, node) is None],
+            homes={node: entry.mod_revision if (entry := self._view.entry(Kind.NODES, node)) else 0 for node in homes},
         )
         return await self._commit(txn)
 

@@ -6,7 +6,7 @@ Each compares the mod revision of every record it decided on, and that its sende
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -107,17 +107,17 @@ def claim(
     evidence: Evidence | None,
     fences: Mapping[str, int],
     beside: Sequence[Dataset] = (),
-    away: Iterable[str] = (),
+    homes: Mapping[str, int] = MappingProxyType({}),
 ) -> Txn:
     """Take datasets that are new, released, or whose holder is fenced: all or none.
 
     uids: a fresh random uid for each, used where the dataset is new. fences: mod revisions of the fences relied on, by
     incarnation. beside: the other datasets of the unit, which it was decided on, too: one that comes late must not tear
-    the unit apart. away: last holders that are not there, which it was decided on, too: a join fences the predecessor
-    and puts the node's record in one transaction, and the picture may show the fence first.
+    the unit apart. homes: mod revisions of the node records of last holders, by node, 0 where there is none: a join
+    fences the predecessor and puts the node's record in one transaction, and the picture may show the fence first.
     """
     compare: list[Compare] = [_owner(seat, d) for d in beside]
-    compare += [absent(seat.keys.node(node)) for node in sorted(away)]
+    compare += [ModRevision(seat.keys.node(node), revision) for node, revision in sorted(homes.items())]
     then: list[Put | Delete] = []
     asked = _asked(datasets)
     relied: dict[str, Compare] = {}

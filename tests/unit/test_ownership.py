@@ -67,11 +67,14 @@ EVERY = {
 }
 
 
-def test_a_claim_compares_that_a_last_holder_is_still_away() -> None:
+@pytest.mark.parametrize("revision", [0, 70])
+def test_a_claim_compares_the_record_of_the_last_holders_node(revision: int) -> None:
     fences = dead("a")
     known, seen = cluster("b", fences=fences), dict.fromkeys(fences, 80)
-    txn = ownership.claim(seat("b"), [dataset()], known, {"d": "uid"}, "why", Evidence.REBOOT, seen, away=["a"])
-    assert absent(KEYS.node("a")) in txn.compare
+    txn = ownership.claim(
+        seat("b"), [dataset()], known, {"d": "uid"}, "why", Evidence.REBOOT, seen, homes={"a": revision}
+    )
+    assert ModRevision(KEYS.node("a"), revision) in txn.compare
 
 
 @pytest.mark.parametrize("name", EVERY)
