@@ -149,11 +149,11 @@ def expect(place: Mapping[str, str], token: Mapping[str, Any], node: str, size: 
         if found is None:
             if stranger(at):
                 raise Damaged(f"{at.directory} is there and has no record of whose it is: move it away")
-            make_directories(at)
             found = Sidecar(at.dataset, at.uid, size, "btrfs", theirs.cluster, 0, "", node, True)
         check_token(found.token, theirs)
         if at.uid in btrfs_mounts.of_pool(at.pool):
             raise Busy(f"{at.dataset} is still mounted here: unpublish it first", "a mount here")
+        make_directories(at)  # a receive that was cut off has perhaps left none to receive into
         if found.token != theirs:
             _set_aside(at, found)
         now = replace(found, epoch=theirs.epoch, incarnation=theirs.incarnation, holder=node, size=size)

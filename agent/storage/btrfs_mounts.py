@@ -48,13 +48,19 @@ def elsewhere(pool: str) -> list[tuple[int, str, Mount]]:
 
 def _by_uid(table: list[Mount], where: tuple[str, str] | None) -> dict[str, list[Mount]]:
     found: dict[str, list[Mount]] = {}
-    for mount in table if where else ():
-        if mount.device != where[0]:  # type: ignore[index]
-            continue
+    for mount in table:
         directory, name = os.path.split(mount.root)
         above, uid = os.path.split(directory)
-        if name == "live" and above == where[1] and UID.fullmatch(uid):  # type: ignore[index]
+        if (mount.device, above) == where and name == "live" and UID.fullmatch(uid):
             found.setdefault(uid, []).append(mount)
+    return found
+
+
+def _of_any_pool(table: list[Mount]) -> dict[str, list[Mount]]:
+    """What was bound from a pool outlives it (umount -l): by what a working copy looks like."""
+    found: dict[str, list[Mount]] = {}
+    for pool in {(m.device, os.path.dirname(os.path.dirname(m.root))) for m in table if m.fs == "btrfs"}:
+        found |= _by_uid(table, pool)
     return found
 
 
@@ -115,8 +121,9 @@ def cut(pool: str) -> list[str]:
     for pid, _, mount in elsewhere(pool):
         with suppress(OSError):
             mounts.unmount_elsewhere(pid, mount.path, mounts.MNT_DETACH)
-    for uid, those in of_pool(pool).items():
-        number = _number(os.path.join(pool, uid, "live"))
+    table, where = mounts.table(), pool_mount(pool)
+    for uid, those in (_by_uid(table, where) if where else _of_any_pool(table)).items():
+        number = _number(those[-1].path)
         for mount in reversed(those):
             if not _unmounted(mount):
                 mounts.unmount(mount.path, mounts.MNT_DETACH)

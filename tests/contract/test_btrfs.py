@@ -104,6 +104,33 @@ class TestBtrfs(CopiesContract):
                 assert found
                 assert found.read_only or not found.received
 
+    async def test_it_can_be_received_again_where_the_last_time_was_cut_off_at_its_end(
+        self, nodes: TwoNodes, pools: Pools
+    ) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        following, _ = await move(nodes.a, nodes.b, volume, token)
+        (pools.pool("a") / volume.uid / "incoming").rmdir()
+        back, _ = await move(nodes.b, nodes.a, volume, following)
+        assert back.epoch == 3
+
+    async def test_the_deadline_finds_what_was_bound_from_a_pool_that_somebody_unmounted_lazily(
+        self, nodes: TwoNodes, pools: Pools, tmp_path: Path
+    ) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        where = nodes.a.path(volume)
+        there, kept = str(pools.at["a"]), str(tmp_path / "kept")
+        os.mkdir(kept)
+        mounts.mount(there, kept, "none", mounts.MS_BIND)
+        mounts.unmount(there, mounts.MNT_DETACH)
+        try:
+            assert await nodes.a.cut() == []
+            assert str(where) not in {mount.path for mount in mounts.table()}
+        finally:
+            mounts.mount(kept, there, "none", mounts.MS_BIND)
+            mounts.unmount(kept)
+
     async def test_what_is_there_without_a_record_is_left_alone(self, nodes: TwoNodes, pools: Pools) -> None:
         volume, token = nodes.unmade()
         stranger = pools.pool("a") / volume.uid
