@@ -24,6 +24,8 @@ KEPT = 3
 """Snapshots of past rounds that a node keeps, so that the next move sends a difference only."""
 _FIRST, _LONGEST = 0.5, 15.0
 """Seconds before a connection that failed is tried again: doubled each time."""
+_ENDS = 30.0
+"""Seconds that a copy which is stopped may take to end."""
 _LAST = 10.0
 """Seconds that the last increment may take, if not ten times what was predicted: then the workload goes on here."""
 
@@ -131,7 +133,9 @@ class _Copy:
             there.add(snapshot.guid)
         done = Round(size, time.monotonic() - began, full)
         rounds = (*self.state.rounds, done)
-        log.info("%s to %s: round %d, %s", sent.volume.dataset, self.state.to, len(rounds), done)
+        what = "all of it" if full else "the difference"
+        words = (sent.volume.dataset, self.state.to, len(rounds), what, done.bytes, done.seconds)
+        log.info("%s to %s: round %d: %s, %d bytes in %.3f s", *words)
         if not last:
             await sent.backend.prune(sent.volume, {one.guid for one in here[1 - KEPT :]})
             found = verdict(rounds, sent.max_cutover)
@@ -182,5 +186,5 @@ class Copier:
     async def stop(self, dataset: str) -> None:
         if (found := self._copies.pop(dataset, None)) is not None:
             found[1].cancel()
-            await asyncio.wait([found[1]])
+            await asyncio.wait([found[1]], timeout=_ENDS)  # what hangs after it is cancelled holds up no step
             self._changed(dataset)

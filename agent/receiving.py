@@ -13,6 +13,9 @@ from drover.coordinator.member import Member
 
 log = logging.getLogger(__name__)
 
+_ENDS = 30.0
+"""Seconds that an earlier copy of the same dataset may take to end, once it is cancelled."""
+
 
 class Receiver:
     """member: of the incarnation that lives; None: there is none, and nothing is received."""
@@ -74,7 +77,14 @@ class Receiver:
         """One that its sender has given up, and that has not noticed yet."""
         if (earlier := self._busy.get(dataset)) is not None:
             earlier[0].cancel()
-            await earlier[1].wait()
+            try:
+                async with asyncio.timeout(_ENDS):
+                    await earlier[1].wait()
+            except TimeoutError:
+                raise StorageError(
+                    f"an earlier copy of {dataset} to this node does not end: its helper hangs, because the storage "
+                    "does not answer; mend that, or reboot this node"
+                ) from None
 
     @staticmethod
     async def _prune(copies: LocalCopies, volume: Volume) -> None:

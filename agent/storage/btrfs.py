@@ -71,8 +71,7 @@ class BtrfsBackend:
         return await asyncio.to_thread(self._health)
 
     async def capacity(self) -> Capacity:
-        found = await asyncio.to_thread(_statvfs, self._pool)
-        return Capacity(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+        return await asyncio.to_thread(mounts.capacity, self._pool)
 
     async def create(self, volume: Volume, token: Token) -> str:
         await self._run(volume, f"{_VERBS}:create", size=volume.size, token=asdict(token), node=self._node)
@@ -212,10 +211,3 @@ def _program() -> str:
     if (found := shutil.which("btrfs", path=filesystems.PATH)) is None:
         raise StorageError("btrfs is not installed: install btrfs-progs")
     return found
-
-
-def _statvfs(path: str) -> os.statvfs_result:
-    try:
-        return os.statvfs(path)
-    except OSError as error:
-        raise StorageError(f"{path} does not tell how full it is: {error.strerror}; see the kernel's log") from error

@@ -6,7 +6,6 @@ by its directory inside the file system; what holds it is found by the number th
 
 from __future__ import annotations
 
-import errno
 import os
 from contextlib import suppress
 
@@ -18,7 +17,6 @@ from drover.agent.storage.mounts import Mount
 PATIENCE = 0.5
 """Seconds that something which is busy may take to become free: a process that was just killed still closes files."""
 FLAGS = mounts.MS_NOATIME | mounts.MS_NODEV | mounts.MS_NOSUID
-_REMOUNT = 32
 
 
 def pool_mount(pool: str) -> tuple[str, str] | None:
@@ -67,14 +65,14 @@ def _of_any_pool(table: list[Mount]) -> dict[str, list[Mount]]:
 def bind(at: Place, path: str) -> None:
     """Raises OSError."""
     mounts.mount(at.live, path, "none", mounts.MS_BIND)
-    mounts.mount("none", path, "none", mounts.MS_BIND | _REMOUNT | FLAGS)
+    mounts.mount("none", path, "none", mounts.MS_BIND | mounts.MS_REMOUNT | FLAGS)
 
 
 def take_out(at: Place) -> str:
     """Unmounts it everywhere. What is in the way: "" nothing, else who, in words."""
     here = of_pool(at.pool).get(at.uid, [])
     for mount in reversed(here):
-        if not until(lambda mount=mount: _unmounted(mount), PATIENCE):  # type: ignore[misc]
+        if not until(lambda mount=mount: mounts.unmounted(mount), PATIENCE):  # type: ignore[misc]
             return _who(at)
     paths = {mount.path for mount in here}
     for pid, uid, mount in elsewhere(at.pool):
@@ -84,18 +82,6 @@ def take_out(at: Place) -> str:
                 mounts.unmount_elsewhere(pid, mount.path)
     left = [(pid, mount) for pid, uid, mount in elsewhere(at.pool) if uid == at.uid]
     return ", ".join(f"the mount {mount.path} in the namespace of process {pid}" for pid, mount in left)
-
-
-def _unmounted(mount: Mount) -> bool:
-    if not mounts.leads_to(mount.path, mount):
-        return mount not in mounts.table()
-    try:
-        mounts.unmount(mount.path)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            return False
-        raise
-    return True
 
 
 def _who(at: Place) -> str:
@@ -125,7 +111,7 @@ def cut(pool: str) -> list[str]:
     for uid, those in (_by_uid(table, where) if where else _of_any_pool(table)).items():
         number = _number(those[-1].path)
         for mount in reversed(those):
-            if not _unmounted(mount):
+            if not mounts.unmounted(mount):
                 mounts.unmount(mount.path, mounts.MNT_DETACH)
         if by := mounts.holders(number):
             left.append(f"{uid} in {pool} is unmounted, but still held by {', '.join(by)}")

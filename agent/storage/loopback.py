@@ -75,11 +75,7 @@ class LoopbackBackend:
         return await asyncio.to_thread(self._health)
 
     async def capacity(self) -> Capacity:
-        found = await asyncio.to_thread(_statvfs, self._directory)
-        # As df counts: without what is reserved.
-        size = (found.f_blocks - found.f_bfree + found.f_bavail) * found.f_frsize
-        free = found.f_bavail * found.f_frsize
-        return Capacity(size, free, found.f_files, found.f_ffree)
+        return await asyncio.to_thread(mounts.capacity, self._directory)
 
     async def create(self, volume: Volume, token: Token) -> str:
         fs = volume.fs or filesystems.DEFAULT
@@ -175,17 +171,6 @@ class LoopbackBackend:
         loops = {loop.image: loop for loop in loopdev.scan()}
         table = {mount.device: mount.path for mount in mounts.table() if mount.root == "/"}
         return {volume.dataset: _here(loops.get(self._place(volume).image), table) for volume in volumes}
-
-
-def _statvfs(path: str | Path) -> os.statvfs_result:
-    try:
-        return os.statvfs(path)
-    except OSError as error:
-        raise _untold(path, error) from error
-
-
-def _untold(path: str | Path, error: OSError) -> StorageError:
-    return StorageError(f"{path} does not tell how full it is: {error.strerror}; see the kernel's log")
 
 
 def _here(loop: loopdev.Loop | None, table: Mapping[str, str]) -> Here:

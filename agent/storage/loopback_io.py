@@ -305,18 +305,7 @@ def _make_mount_point(path: str) -> None:
 
 
 def _unmount(at: Place, mount: Mount) -> None:
-    def unmounted() -> bool:
-        if not mounts.leads_to(mount.path, mount):  # something is mounted over it, or it has gone
-            return mount not in mounts.of_device(mount.device)
-        try:
-            mounts.unmount(mount.path)
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                return False
-            raise
-        return True
-
-    if not loopdev.until(unmounted, PATIENCE):
+    if not loopdev.until(lambda: mounts.unmounted(mount), PATIENCE):
         raise _busy(at, f"cannot be unmounted from {mount.path}", mount.device)
 
 

@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from drover.agent.storage.base import Usage
+from drover.agent.storage.base import Capacity, StorageError, Usage
 
-MS_NOSUID, MS_NODEV, MS_NOATIME, MS_BIND, MS_PRIVATE = 2, 4, 1024, 4096, 1 << 18
+MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_NOATIME, MS_BIND, MS_PRIVATE = 2, 4, 32, 1024, 4096, 1 << 18
 MNT_DETACH = 2
 
 _CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
@@ -33,6 +33,17 @@ class Mount:
     path: str
     fs: str
     source: str
+
+
+def capacity(path: str | Path) -> Capacity:
+    """Of the file system that a pool is in, as df counts: without what is reserved. Raises StorageError."""
+    try:
+        found = os.statvfs(path)
+    except OSError as error:
+        raise StorageError(f"{path} does not tell how full it is: {error.strerror}; see the kernel's log") from error
+    size = (found.f_blocks - found.f_bfree + found.f_bavail) * found.f_frsize
+    inodes = (found.f_files, found.f_ffree) if found.f_files else (None, None)  # btrfs makes them as they are needed
+    return Capacity(size, found.f_bavail * found.f_frsize, *inodes)
 
 
 def usage(path: Path) -> Usage:
@@ -69,6 +80,19 @@ def unmount(path: str, flags: int = 0) -> None:
     """Raises OSError: EBUSY while in use, EINVAL where nothing is mounted."""
     if _libc.umount2(os.fsencode(path), flags) != 0:
         raise _error(path)
+
+
+def unmounted(mount: Mount) -> bool:
+    """Takes it out where that can be done; False: it is busy. Raises OSError."""
+    if not leads_to(mount.path, mount):  # something is mounted over it, or it has gone
+        return mount not in table()
+    try:
+        unmount(mount.path)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return False
+        raise
+    return True
 
 
 def leads_to(path: str, mount: Mount) -> bool:

@@ -92,6 +92,8 @@ class TcpOutgoing:
             return await result
         except asyncio.CancelledError:
             self._result = None  # nobody hears of it any more
+            if result.done() and not result.cancelled():
+                result.exception()
             if self._broken is None:
                 self._broken = ConnectionCut("a round was cancelled: connect again")
             await self._relays.close()
@@ -113,6 +115,8 @@ class TcpOutgoing:
         if self._attending is not None:
             self._attending.cancel()
             await asyncio.wait([self._attending])
+            if not self._attending.cancelled() and (fault := self._attending.exception()) is not None:
+                log.error("what is sent to %s was not attended to any more: %r", self._ticket.node, fault)
         await self._relays.close()
         self._take(None)
 

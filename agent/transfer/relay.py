@@ -50,7 +50,7 @@ class Relay:
                 await asyncio.wait([job, accept], timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
                 if accept.done() and not job.done():
                     return cls(accept.result(), job)
-            except asyncio.CancelledError:
+            except BaseException:
                 await _cancelled(job)
                 raise
             finally:
@@ -147,14 +147,23 @@ class Relays:
 
 
 async def _accepted(listening: socket.socket) -> socket.socket:
-    """Names of abstract sockets are no secret: whoever connects must be the same user."""
-    while True:
-        connection, _ = await asyncio.get_running_loop().sock_accept(listening)
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if _CREDENTIALS.unpack(credentials)[1] == os.geteuid():
-            connection.setblocking(False)
-            return connection
-        connection.close()
+    """Names of abstract sockets are no secret: whoever connects must be the same user. Not by the loop's `sock_accept`,
+    which loses a connection that comes while it is cancelled."""
+    loop, waiting = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(listening, waiting.set)
+    try:
+        while True:
+            await waiting.wait()
+            waiting.clear()
+            with suppress(BlockingIOError):
+                connection, _ = listening.accept()
+                credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                if _CREDENTIALS.unpack(credentials)[1] == os.geteuid():
+                    connection.setblocking(False)
+                    return connection
+                connection.close()
+    finally:
+        loop.remove_reader(listening)
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:
