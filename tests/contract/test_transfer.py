@@ -4,12 +4,10 @@ not."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from drover.agent.storage.base import GateClosed, NoRoom, StorageError
 from drover.agent.transfer.base import Check, Received, Waits
@@ -29,34 +27,16 @@ from tests.contract.transfer_stage import (
     connected,
     free_address,
     made,
-    node,
     sha256,
+    two_nodes,
     until,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WAITS = Waits(silence=1.0, keep=2.0, connect=3.0)
+directory, a, b = two_nodes(WAITS)
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))  # the helpers find the checks
-        yield tmp_path_factory.mktemp("nodes")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def a(directory: Path) -> AsyncIterator[Node]:
-    async with node("node-a", directory, None, WAITS) as made:
-        yield made
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def b(directory: Path) -> AsyncIterator[Node]:
-    async with node("node-b", directory, None, WAITS) as made:
-        yield made
 
 
 @pytest.fixture

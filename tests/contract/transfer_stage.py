@@ -7,11 +7,14 @@ import hashlib
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import pytest
+import pytest_asyncio
 
 from drover.agent import tls
 from drover.agent.cgroups import Cgroups
@@ -231,3 +234,25 @@ async def outcome(sending: Awaitable[Sent]) -> Sent | StorageError:
         return await sending
     except StorageError as error:
         return error
+
+
+def two_nodes(waits: Waits) -> tuple[Any, Any, Any]:
+    """A module's fixtures, to be called directory, a and b there: two nodes without certificates, for all its tests."""
+
+    @pytest.fixture(scope="module")
+    def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # the helpers find the checks
+            yield tmp_path_factory.mktemp("nodes")
+
+    @pytest_asyncio.fixture(scope="module", loop_scope="module")
+    async def a(directory: Path) -> AsyncIterator[Node]:
+        async with node("node-a", directory, None, waits) as made:
+            yield made
+
+    @pytest_asyncio.fixture(scope="module", loop_scope="module")
+    async def b(directory: Path) -> AsyncIterator[Node]:
+        async with node("node-b", directory, None, waits) as made:
+            yield made
+
+    return directory, a, b
