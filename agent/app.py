@@ -34,6 +34,7 @@ from drover.agent.sight import Sight
 from drover.agent.storage.base import Backend, Family
 from drover.agent.systemd import Systemd
 from drover.agent.telemetry import Telemetry, resource
+from drover.agent.transfer.meter import Meter
 from drover.agent.transfer.path import TcpDataPath, data_path
 from drover.agent.users import Users
 from drover.agent.worker import Shared
@@ -114,7 +115,9 @@ class Agent:
             await stack.enter_async_context(serving(settings, self._sight, self._telemetry, receiver, self._leave))
             async with asyncio.TaskGroup() as group:
                 if any(backend.family is Family.LOCAL_COPIES for backend in self._backends.values()):
-                    self._data_path = stack.enter_context(data_path(settings, helpers))
+                    meter = Meter(self._telemetry, self._sight.backend_of)
+                    self._sight.speeds = lambda: meter.speeds
+                    self._data_path = stack.enter_context(data_path(settings, helpers, meter))
                     group.create_task(self._data_path.run())
                 group.create_task(self._systemd.keep(self._sight, settings.timings.d_soft))
                 group.create_task(guard.keep(self._turned.set))

@@ -108,6 +108,34 @@ STEP = Metric("drover_step_seconds", "histogram", "Time that a step took", ("ste
 RESTARTS = Metric("drover_workload_restarts_total", "counter", "Workloads that ended and were started again here")
 IGNORED = Metric("drover_ignored_input_total", "counter", "What users wrote that could not be used", ("kind",))
 
+# Copies on the wire, told by whoever sends them.
+
+SENT = Metric(
+    "drover_transfer_sent_bytes_total",
+    "counter",
+    "Bytes of datasets that other nodes have taken from this one: move and so on say what for",
+    ("backend", "purpose"),
+    "By",
+)
+ROUNDS = Metric(
+    "drover_transfer_rounds_total",
+    "counter",
+    "Snapshots sent to another node, all of one or the difference to an earlier one: ok, failed",
+    ("backend", "purpose", "outcome"),
+)
+RESUMED = Metric(
+    "drover_transfer_resumed_total",
+    "counter",
+    "Connections that were cut and taken up again, going on from what had arrived",
+    ("backend", "purpose"),
+)
+SPEED = Metric(
+    "drover_transfer_bytes_per_second",
+    "gauge",
+    "Of each dataset that is sent just now: the mean of this round",
+    ("dataset",),
+)
+
 # Room. What is mounted here is asked when somebody scrapes, at most every 15 s, and never waited for.
 
 USED = Metric(
@@ -180,6 +208,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         RESTARTS,
         IGNORED,
     ),
+    "Copies on the wire": (SENT, ROUNDS, RESUMED, SPEED),
     "Room": (
         USED,
         FREE,

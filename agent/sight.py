@@ -36,6 +36,8 @@ class Sight:
         self._local: Local | None = None
         self.copying: Callable[[], Mapping[str, Copying]] = dict
         """What is being sent to other nodes."""
+        self.speeds: Callable[[], Mapping[str, float]] = dict
+        """Bytes a second, of the datasets that are being sent."""
         self.ended = False
         self.leaving = ""
         """Why this node has left the cluster; "": it has not."""
@@ -92,6 +94,7 @@ class Sight:
             gate=guard is not None and guard.round is not None,
             armed=guard is not None and guard.armed,
             pools=self.pools,
+            speeds=self.speeds(),
             went_back=bool(self.halted),
         )
         if member is None or self.halted:
@@ -127,6 +130,10 @@ class Sight:
         self._wanted = wanted
         waits = (now - since for _, since in wanted.values())
         return {"datasets": all_, "held": held, "unowned": unowned, "move_wait": max(waits, default=0.0)}
+
+    def backend_of(self, dataset: str) -> str:
+        """ "" where it is not known."""
+        return _backend(self._member.view.dataset(dataset)) if self._member is not None else ""
 
     def datasets(self) -> Sequence[DatasetView]:
         if self._member is None:

@@ -56,7 +56,7 @@ _FROM_THE_START: Mapping[Metric, Iterable[str]] = {
 class Gauges:
     """How the agent is, when somebody asks. datasets, held: how many, by (phase, backend), in the cluster and here.
     margin, soft: seconds, of D_soft. healthy: by part. move_wait: seconds. mounts: what is mounted here.
-    looks: so far, by backend."""
+    looks: so far, by backend. speeds: bytes a second, of the datasets that are sent just now."""
 
     datasets: Mapping[tuple[str, str], int] = field(default_factory=dict)
     held: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -72,6 +72,7 @@ class Gauges:
     mounts: Mapping[str, Measure] = field(default_factory=dict)
     pools: Mapping[str, Capacity] = field(default_factory=dict)
     looks: Mapping[str, int] = field(default_factory=dict)
+    speeds: Mapping[str, float] = field(default_factory=dict)
     piling_up: bool = False
     known_bugs: int = 0
     went_back: bool = False
@@ -197,6 +198,16 @@ class Telemetry:
             with trace.within(carrier["traceparent"]):
                 yield
 
+    def sent(self, backend: str, purpose: str, amount: int) -> None:
+        """amount: bytes that another node has taken. purpose: of the stream, one of a few words."""
+        self._counters[metrics.SENT].add(amount, {"backend": backend, "purpose": purpose})
+
+    def round_sent(self, backend: str, purpose: str, outcome: Outcome) -> None:
+        self._counters[metrics.ROUNDS].add(1, {"backend": backend, "purpose": purpose, "outcome": outcome})
+
+    def resumed(self, backend: str, purpose: str) -> None:
+        self._counters[metrics.RESUMED].add(1, {"backend": backend, "purpose": purpose})
+
     def watch_lag(self, seconds: float) -> None:
         self._histograms[metrics.LAG].record(seconds)
 
@@ -299,6 +310,7 @@ _LOOKS: Mapping[Metric, _Look] = {
     metrics.UNOWNED: _number(lambda g: g.unowned),
     metrics.MOVE_WAIT: _number(lambda g: g.move_wait),
     metrics.SILENT: lambda _, room: (Observation(room.silent),),
+    metrics.SPEED: lambda g, _: [Observation(speed, {"dataset": name}) for name, speed in g.speeds.items()],
     metrics.POOL_SIZE: _pool(lambda c: c.size),
     metrics.POOL_FREE: _pool(lambda c: c.free),
     metrics.POOL_INODES: _pool(lambda c: c.inodes),

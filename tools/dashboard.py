@@ -75,6 +75,22 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel("Ignored input", {"{{kind}}": _by("kind", "drover_ignored_input_total")}),
     ),
+    "Copies on the wire": (
+        Panel(
+            "Sent",
+            {
+                "{{purpose}} {{backend}}": "sum by (backend, purpose)"
+                " (rate(drover_transfer_sent_bytes_total[$__rate_interval]))"
+            },
+            "Bps",
+        ),
+        Panel("Snapshots sent", {"{{purpose}} {{outcome}}": _by("purpose, outcome", "drover_transfer_rounds_total")}),
+        Panel(
+            "Taken up again after a cut",
+            {"{{instance}}": _by("instance", "drover_transfer_resumed_total") + " or vector(0)"},
+        ),
+        Panel("Sent just now", {"{{dataset}}": "topk(10, drover_transfer_bytes_per_second) or vector(0)"}, "Bps"),
+    ),
     "Room": (
         Panel(
             "Pools: free",

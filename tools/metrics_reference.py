@@ -16,10 +16,10 @@ _INTRODUCTION = """# Metrics
 Made by `python -m tools.metrics_reference` from `agent/metrics.py`; change the code, not this page.
 
 Each agent shows these at `/metrics` (`listen.http`). Labels have few values: only what is told of each dataset mounted
-on a node carries the dataset's name. A scrape asks nothing of etcd, and waits for no mount. The same goes to
-an OpenTelemetry collector where `[otlp]` in `deploy/agent.toml` or the OTEL_* variables say so, with traces and logs.
-`deploy/prometheus/` has a configuration and alert rules, `deploy/grafana/` a dashboard (made by `tools/dashboard.py`);
-[alerts.md](alerts.md) says what to do about each alert.
+on a node, or sent by it just now, carries the dataset's name. A scrape asks nothing of etcd, and waits for no mount.
+The same goes to an OpenTelemetry collector where `[otlp]` in `deploy/agent.toml` or the OTEL_* variables
+say so, with traces and logs. `deploy/prometheus/` has a configuration and alert rules, `deploy/grafana/` a dashboard
+(made by `tools/dashboard.py`); [alerts.md](alerts.md) says what to do about each alert.
 
 ## Traces
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from drover.agent.helper.wire import error_from_wire
 from drover.agent.storage.base import HelperDied, StorageError
-from drover.agent.transfer.base import Sent, Ticket, Waits
+from drover.agent.transfer.base import Sent, Stream, Ticket, Waits
 from drover.agent.transfer.errors import ConnectionCut, PeerRefused, PeerSilent, Unreachable
 from drover.agent.transfer.greeting import KNOWN, MAGIC
+from drover.agent.transfer.meter import Meter
 from drover.agent.transfer.relay import Relays
 from drover.coordinator.addresses import host_port
 
@@ -34,7 +35,10 @@ AGAIN = 0.1
 class TcpOutgoing:
     """One task attends to the relay all the time: a connection that is cut between two rounds is mended, too."""
 
-    def __init__(self, ticket: Ticket, relays: Relays, waits: Waits) -> None:
+    def __init__(
+        self, stream: Stream, ticket: Ticket, relays: Relays, waits: Waits, meter: Meter | None = None
+    ) -> None:
+        self._stream, self._meter = stream, meter
         self._ticket = ticket
         self._relays = relays
         self._waits = waits
@@ -78,6 +82,8 @@ class TcpOutgoing:
             "again": False,
         }
         self._progress, self._began = progress, time.monotonic()
+        if self._meter is not None:
+            self._meter.began(self._stream)
         self._deterministic = deterministic
         result: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
         self._result = result
@@ -89,7 +95,11 @@ class TcpOutgoing:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
                 self._attending.result()  # a fault of ours, which nobody else would hear of
-            return await result
+            sent = await result
+            if self._meter is not None:
+                self._meter.taken(self._stream, sent.bytes)
+                self._meter.ended(self._stream, "ok")
+            return sent
         except asyncio.CancelledError:
             self._result = None  # nobody hears of it any more
             if result.done() and not result.cancelled():
@@ -100,6 +110,8 @@ class TcpOutgoing:
             raise
         finally:
             self._result = None
+            if self._meter is not None:
+                self._meter.ended(self._stream, "failed")  # where it has not ended well
 
     def limit(self, rate: int | None) -> None:
         self._rate = rate
@@ -136,13 +148,19 @@ class TcpOutgoing:
             self._settle(error)
 
     def _heard(self, message: Mapping[str, Any]) -> None:
-        if "progress" in message and self._progress is not None:
-            self._progress(message["progress"])
+        if "progress" in message:
+            self._progressed(message["progress"])
         elif "sent" in message:
             sent = message["sent"]
             self._settle(Sent(sent["bytes"], time.monotonic() - self._began, sent["answer"]))
         elif "failed" in message:
             self._settle(error_from_wire(message["failed"]))
+
+    def _progressed(self, taken: int) -> None:
+        if self._meter is not None:
+            self._meter.taken(self._stream, taken)
+        if self._progress is not None:
+            self._progress(taken)
 
     def _settle(self, outcome: Sent | StorageError) -> None:
         if self._result is None or self._result.done():
@@ -170,7 +188,10 @@ class TcpOutgoing:
         deadline, pause = time.monotonic() + self._waits.keep, AGAIN
         while True:
             try:
-                return await self._connect()
+                await self._connect()
+                if self._meter is not None:
+                    self._meter.resumed(self._stream)
+                return
             except (Unreachable, ConnectionCut) as error:
                 if time.monotonic() > deadline:
                     raise PeerSilent(

@@ -18,6 +18,7 @@ from drover.agent.storage.base import Runner
 from drover.agent.transfer.base import Incoming, Outgoing, Stream, Ticket, Waits
 from drover.agent.transfer.greeting import NAME
 from drover.agent.transfer.incoming import TcpIncoming
+from drover.agent.transfer.meter import Meter
 from drover.agent.transfer.outgoing import TcpOutgoing
 from drover.agent.transfer.port import Port, bound
 from drover.agent.transfer.relay import Relays
@@ -28,18 +29,20 @@ RECEIVER = "drover.agent.transfer.receiver:relay"
 
 
 @contextmanager
-def data_path(settings: Settings, runner: Runner) -> Iterator[TcpDataPath]:
+def data_path(settings: Settings, runner: Runner, meter: Meter) -> Iterator[TcpDataPath]:
     """As the settings say. `run` it. Blocks where the address is a name. Raises CannotListen."""
     listen = settings.listen
     files = settings.tls.files if settings.tls and listen.data_peers == "certificate" else None
     with bound(listen.data) as port:
         address = joined(settings.storage_address, host_port(port.address)[1])
-        yield TcpDataPath(runner, settings.node, port, files, address=address, limit=settings.moves.rate)
+        rate = settings.moves.rate
+        yield TcpDataPath(runner, settings.node, port, files, address=address, limit=rate, meter=meter)
 
 
 class TcpDataPath:
     """node: this one's name. address: where others reach the data port, if not where it listens. files: this node's
-    certificate; None: the network is trusted, and nothing is encrypted. limit: bytes a second for each connection."""
+    certificate; None: the network is trusted, and nothing is encrypted. limit: bytes a second for each connection.
+    meter: told of what is sent."""
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class TcpDataPath:
         address: str = "",
         waits: Waits = Waits(),  # noqa: B008 - frozen
         limit: int | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._runner = runner
         self._node = node
@@ -59,6 +63,7 @@ class TcpDataPath:
         self._address = address or port.address
         self._waits = waits
         self._limit = limit
+        self._meter = meter
 
     async def run(self) -> None:
         """Takes connections, until it is cancelled."""
@@ -81,7 +86,7 @@ class TcpDataPath:
     async def connect(self, stream: Stream, ticket: Ticket) -> AsyncIterator[Outgoing]:
         terms = self._terms(stream, self._node, ticket)
         relays = Relays(self._runner, stream.dataset, SENDER, {"terms": terms})
-        outgoing = TcpOutgoing(ticket, relays, self._waits)
+        outgoing = TcpOutgoing(stream, ticket, relays, self._waits, self._meter)
         outgoing.limit(self._limit)
         try:
             await outgoing.begin()

@@ -26,12 +26,14 @@ OF_FAIL_OVERS = "drover_failover_gap_seconds"
 
 @dataclass(frozen=True)
 class Moved:
-    """What was moved three times, to node-b in the end, and the trace of the first move."""
+    """What was moved three times, to node-b in the end, and the trace of the first move. sent: a trace, too, of a
+    dataset whose data was sent for it."""
 
     cluster: Cluster
     received: Received
     dataset: str
     trace: str
+    sent: str
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +48,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         "OTEL_BSP_SCHEDULE_DELAY": "200",
         "DROVER_LOG_FORMAT": "json",
     }
-    layout.save(Settings(2, 1, "", environment=environment))
+    layout.save(Settings(2, 1, "", environment=environment, btrfs=True))
     with receiver(f"unix:{directory.parent}/otlp") as (received, _):
-        with Playground(directory, nodes=2, etcd=1, etcd_fast=True) as playground:
+        with Playground(directory, nodes=2, etcd=1, etcd_fast=True, btrfs=True) as playground:
             cluster = Cluster(playground)
             cluster.until_all_joined()
             yield cluster, received
@@ -58,9 +60,15 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
 def moved(observed: Observed) -> Moved:
     cluster, received = observed
     data = cluster.dataset(on="node-a")
+    copied = cluster.dataset(on="node-a", word="copied", backend="btrfs", size="1GiB", fs=None)
     cluster.writer(data)
-    first, *_ = [cluster.drover("move", data.name, f"node-{to}", "--wait").stdout for to in "bab"]
-    return Moved(cluster, received, data.name, first.partition("trace")[2].split()[0])
+    first, *_ = [trace_of(cluster, data, f"node-{to}") for to in "bab"]
+    return Moved(cluster, received, data.name, first, trace_of(cluster, copied, "node-b"))
+
+
+def trace_of(cluster: Cluster, data: Dataset, to: str) -> str:
+    """Moves it there; the trace's id, as people are told it."""
+    return cluster.drover("move", data.name, to, "--wait").stdout.partition("trace")[2].split()[0]
 
 
 def history(cluster: Cluster, dataset: str) -> list[dict[str, str]]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from drover.agent.storage.base import HelperDied
+from drover.agent.storage.base import HelperDied, StorageError
 from drover.agent.transfer.base import Check, Received, Waits
 from drover.agent.transfer.errors import ConnectionCut, PeerSilent, StreamDamaged
 from tests.contract.transfer_stage import (
     JOBS,
+    STREAM,
     Arrivals,
     Node,
     Proxy,
@@ -60,6 +61,33 @@ async def test_a_connection_that_is_cut_is_taken_up_again_and_neither_command_no
         assert proxy.connections == 2
     assert (tmp_path / "starts").read_text() == "x\n"
     assert len(arrivals.outcomes) == 1
+
+
+async def test_what_is_sent_is_counted_once_however_often_it_is_cut_and_its_speed_is_shown_meanwhile(
+    a: Node, b: Node, proxy: Proxy, arrivals: Arrivals, tmp_path: Path
+) -> None:
+    of = {"backend": "btrfs", "purpose": "move"}
+    names = ("sent_bytes", "rounds", "resumed")
+
+    def counted() -> list[float]:
+        ok = {"rounds": {"outcome": "ok"}}
+        return [a.sample(f"drover_transfer_{name}_total", **of, **ok.get(name, {})) for name in names]
+
+    def speed() -> float:
+        return a.sample("drover_transfer_bytes_per_second", dataset=STREAM.dataset)
+
+    made(tmp_path, 20 * MIB)
+    before, failed = counted(), a.sample("drover_transfer_rounds_total", **of, outcome="failed")
+    async with connected(a, b, arrivals, proxy) as outgoing:
+        outgoing.limit(30 * MIB)
+        proxy.passed, proxy.cut_after = 0, 10 * MIB
+        async with asyncio.TaskGroup() as group:
+            group.create_task(outgoing.send(["cat", str(tmp_path / "made")]))
+            await until(lambda: speed() > 0)
+        assert speed() == 0
+        assert [now - then for now, then in zip(counted(), before, strict=True)] == [20 * MIB, 1, 1]
+        assert isinstance(await outcome(outgoing.send(["false"])), StorageError)
+    assert a.sample("drover_transfer_rounds_total", **of, outcome="failed") == failed + 1
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -15,13 +15,16 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
 
 from drover.agent import tls
 from drover.agent.cgroups import Cgroups
 from drover.agent.helper.pool import HelperPool
 from drover.agent.storage.base import StorageError
 from drover.agent.storage.two_nodes import Gate
+from drover.agent.telemetry import Gauges, Telemetry
 from drover.agent.transfer.base import Check, Incoming, IncomingRound, Outgoing, Received, Sent, Stream, Ticket, Waits
+from drover.agent.transfer.meter import Meter
 from drover.agent.transfer.path import TcpDataPath
 from drover.agent.transfer.port import Port, bound
 from drover.coordinator.addresses import host_port, joined
@@ -37,6 +40,14 @@ class Node:
     cgroups: Cgroups
     gate: Gate
     port: Port
+    meter: Meter
+    telemetry: Telemetry
+
+    def sample(self, name: str, **labels: str) -> float:
+        """Of its metrics, now."""
+        families = text_string_to_metric_families(self.telemetry.text(Gauges(speeds=self.meter.speeds)).decode())
+        found = {(s.name, tuple(sorted(s.labels.items()))): s.value for f in families for s in f.samples}
+        return found.get((name, tuple(sorted(labels.items()))), 0.0)
 
     def relays(self) -> list[int]:
         """Helpers that relay, and what they run."""
@@ -61,8 +72,18 @@ async def node(
             with where():
                 port = stack.enter_context(bound(listen))
             running = asyncio.create_task(port.run())
+            stack.callback((telemetry := Telemetry(name)).close)
+            meter = Meter(telemetry, lambda _: "btrfs")
             try:
-                yield Node(name, TcpDataPath(pool, name, port, files, waits=waits), cgroups, gate, port)
+                yield Node(
+                    name,
+                    TcpDataPath(pool, name, port, files, waits=waits, meter=meter),
+                    cgroups,
+                    gate,
+                    port,
+                    meter,
+                    telemetry,
+                )
             finally:
                 running.cancel()
                 await asyncio.wait([running])

@@ -50,6 +50,9 @@ def use_everything(telemetry: Telemetry) -> Gauges:
     telemetry.client_gap(0.7)
     telemetry.failover_gap(6.5)
     telemetry.watch_lag(0.002)
+    telemetry.sent("btrfs", "move", 4096)
+    telemetry.round_sent("btrfs", "move", "ok")
+    telemetry.resumed("btrfs", "move")
     with telemetry.etcd_call("txn"):
         pass
     counts = {("active", "loopback"): 3, ("waiting", "loopback"): 1}
@@ -66,6 +69,7 @@ def use_everything(telemetry: Telemetry) -> Gauges:
         mounts={"pgdata": lambda: Usage(size=100, used=60, inodes=10, inodes_used=4, free=35)},
         pools={"loopback": Capacity(1000, 200, 50, 20), "boundless": Capacity(None, None)},
         looks={"loopback": 7},
+        speeds={"pgdata": 2e6},
         piling_up=True,
         known_bugs=6,
         went_back=True,
@@ -129,6 +133,8 @@ def test_each_sample_says_what_happened(telemetry: Telemetry) -> None:
     assert sample(samples, "drover_dataset_inodes_free", dataset="pgdata") == 6
     assert sample(samples, "drover_pool_size_bytes", backend="loopback") == 1000
     assert sample(samples, "drover_pool_inodes_free", backend="loopback") == 20
+    assert sample(samples, "drover_transfer_sent_bytes_total", backend="btrfs", purpose="move") == 4096
+    assert sample(samples, "drover_transfer_bytes_per_second", dataset="pgdata") == 2e6
     assert ("drover_pool_size_bytes", frozenset({("backend", "boundless")})) not in samples
 
 
