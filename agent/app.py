@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from drover.agent.alone import alone
 from drover.agent.api import http
 from drover.agent.backends import examine, make_backends
+from drover.agent.caretaker import Caretaker
 from drover.agent.cgroups import Cgroups
 from drover.agent.config import Settings
 from drover.agent.connect import connect
+from drover.agent.copying import Copier
 from drover.agent.describe import guard_settings, node_record
 from drover.agent.execute import Executor
 from drover.agent.export import close, exports
@@ -26,11 +28,12 @@ from drover.agent.janitor import Janitor
 from drover.agent.leave import Hands, Leave
 from drover.agent.local import Local
 from drover.agent.machine import boot_id
-from drover.agent.ports import copier_of, serve_volumes, serving, watch_expiry
+from drover.agent.ports import asking, serve_volumes, serving, watch_expiry
 from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
 from drover.agent.reporter import Reporter
 from drover.agent.sight import Sight
+from drover.agent.standbys import Means, Standbys
 from drover.agent.storage.base import Backend, Family
 from drover.agent.systemd import Systemd
 from drover.agent.telemetry import Telemetry, resource
@@ -88,6 +91,7 @@ class Agent:
         self._marks = MarkFile(settings.state_dir / MARK)
         self._backends: Mapping[str, Backend] = {}
         self._data_path: TcpDataPath | None = None
+        self._receiver: Receiver | None = None
         self._runtimes: Mapping[str, Runtime] = {}
         self._reporter: Reporter | None = None
         self._leave = Leave(self._keys, settings.on_shutdown, settings.shutdown_timeout, settings.reboot_grace)
@@ -111,7 +115,7 @@ class Agent:
             self._runtimes = self._make_runtimes(stack)
             await guard.start(guard_settings(settings, self._cgroups.root, self._backends))
             watch_expiry(settings, self._telemetry)
-            receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
+            receiver = self._receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
             await stack.enter_async_context(serving(settings, self._sight, self._telemetry, receiver, self._leave))
             async with asyncio.TaskGroup() as group:
                 if any(backend.family is Family.LOCAL_COPIES for backend in self._backends.values()):
@@ -250,11 +254,7 @@ class Agent:
             helpers,
             users=users,
         )
-        copier = execute.copier = (
-            copier_of(self._settings, member, self._data_path, lambda name: workers.wake(name), self._sight.ring)
-            if self._data_path is not None
-            else None
-        )
+        copies = self._local_copies(member, execute, lambda name: workers.wake(name))
         self._sight.copying = lambda: execute.copying
         shared = Shared(member, execute, reporter, allowed, self._leave, users)
         workers = self._workers = Workers(shared)
@@ -275,14 +275,30 @@ class Agent:
             group.create_task(reporter.run())
             group.create_task(ignored.run())
             group.create_task(local.run())
-            if copier is not None:
-                group.create_task(copier.run())
+            for part in copies:
+                group.create_task(part.run())
             group.create_task(workers.run())
             group.create_task(janitor.run())
             group.create_task(preparer.run())
             if users is not None:
                 users.changed = workers.wake
                 group.create_task(serve_volumes(self._settings, member, users, local))
+
+    def _local_copies(
+        self, member: Member, execute: Executor, wake: Callable[[str], None]
+    ) -> Sequence[Copier | Standbys | Caretaker]:
+        """What sends them, and looks after them, in one incarnation."""
+        if self._data_path is None or self._receiver is None:
+            return ()
+        ask = asking(self._settings, member)
+
+        def changed(name: str) -> None:
+            wake(name)
+            standbys.wake(name)
+
+        copier = execute.copier = Copier(ask, self._data_path, changed, self._sight.ring)
+        standbys = Standbys(Means(member, self._backends, ask, self._data_path, lambda: execute.copying))
+        return copier, standbys, Caretaker(member, self._backends, self._receiver)
 
     @staticmethod
     async def _picture(member: Member) -> None:

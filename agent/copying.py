@@ -32,12 +32,14 @@ _LAST = 10.0
 
 @dataclass(frozen=True)
 class Sent:
-    """What is sent: a volume at a back end, by its holder, whose token this is. max_cutover: seconds."""
+    """What is sent: a volume at a back end, by its holder, whose token this is. max_cutover: seconds. kept: guids of
+    what other nodes have: these snapshots stay."""
 
     backend: LocalCopies
     volume: Volume
     token: Token
     max_cutover: float
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class _Copy:
         words = (sent.volume.dataset, self.state.to, len(rounds), what, done.bytes, done.seconds)
         log.info("%s to %s: round %d: %s, %d bytes in %.3f s", *words)
         if not last:
-            await sent.backend.prune(sent.volume, {one.guid for one in here[1 - KEPT :]})
+            await sent.backend.prune(sent.volume, sent.kept | {one.guid for one in here[1 - KEPT :]})
             found = verdict(rounds, sent.max_cutover)
             if isinstance(found, CutOver):
                 log.info("%s to %s: the last increment is next: %s", sent.volume.dataset, self.state.to, found.because)
@@ -176,6 +178,7 @@ class Copier:
             return
         copy = _Copy(sent, to, self._ask, self._path, lambda: self._changed(name), self._progressed)
         self._copies[name] = (copy, self._group.create_task(copy.run()))
+        self._changed(name)
 
     async def last(self, dataset: str) -> None:
         """The end of the epoch here, and all of it at the target. Raises StorageError."""

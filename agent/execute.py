@@ -282,7 +282,8 @@ class Executor:
         backend, volume = self._at(d)
         if self.copier is not None and isinstance(backend, LocalCopies):
             limit = d.spec.max_cutover if isinstance(d.spec, DatasetSpec) else MAX_CUTOVER
-            self.copier.start(Sent(backend, volume, self._token(d), limit), to)
+            kept = frozenset(copy.guid for copy in d.acknowledged.values())
+            self.copier.start(Sent(backend, volume, self._token(d), limit, kept), to)
 
     async def _destroy(self, d: Dataset) -> None:
         if d.tenure is None or d.tenure.state is not State.ACTIVE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -15,14 +15,13 @@ from drover.agent.api.copies import Asking
 from drover.agent.api.docker_options import Defaults
 from drover.agent.config import Settings
 from drover.agent.config_errors import ConfigError
-from drover.agent.copying import Copier
+from drover.agent.copying import Ask
 from drover.agent.leave import Leave
 from drover.agent.local import Local
 from drover.agent.receiving import Receiver
 from drover.agent.sight import Sight
 from drover.agent.storage.base import Mounted
 from drover.agent.telemetry import Telemetry
-from drover.agent.transfer.base import DataPath
 from drover.agent.users import Users
 from drover.coordinator.certificates import expires
 from drover.coordinator.member import Member
@@ -59,17 +58,15 @@ def watch_expiry(settings: Settings, telemetry: Telemetry) -> None:
                 raise ConfigError(key, str(error)) from None
 
 
-def copier_of(
-    settings: Settings, member: Member, path: DataPath, changed: Callable[[str], None], progressed: Callable[[], None]
-) -> Copier:
-    """What sends local copies in one incarnation: it asks other nodes' agents at the addresses that they tell."""
+def asking(settings: Settings, member: Member) -> Ask:
+    """Asks other nodes' agents to receive, at the addresses that they tell."""
 
     def address(node: str) -> str:
         found = member.view.cluster.nodes.get(node)
         return found.record.grpc if found else ""
 
     files = settings.tls.files if settings.tls else None
-    return Copier(Asking(settings.node, address, files).ask, path, changed, progressed)
+    return Asking(settings.node, address, files).ask
 
 
 async def serve_volumes(settings: Settings, member: Member, users: Users, local: Local) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 
 from drover.agent.copying import KEPT, Expected
 from drover.agent.storage.base import Backend, LocalCopies, Snapshot, StorageError, Token, Volume
@@ -24,6 +25,7 @@ class Receiver:
         self, member: Callable[[], Member | None], backends: Mapping[str, Backend], path: Callable[[], DataPath | None]
     ) -> None:
         self._member, self._backends, self._path = member, backends, path
+        self._closed: set[str] = set()
         self._busy: dict[str, tuple[asyncio.Task[object], asyncio.Event]] = {}
 
     async def expect(self, sender: str, backend: str, volume: Volume, token: Token) -> AsyncGenerator[Expected, None]:
@@ -33,6 +35,8 @@ class Receiver:
         if path is None:
             raise StorageError("this node has no data path")
         await self._end_earlier(volume.dataset)
+        if volume.dataset in self._closed:
+            raise StorageError(f"what is here of {volume.dataset} is being removed; then it can come again")
         task, ended = asyncio.current_task(), asyncio.Event()
         assert task is not None
         self._busy[volume.dataset] = (task, ended)
@@ -54,6 +58,18 @@ class Receiver:
             ended.set()
             if self._busy.get(volume.dataset) == (task, ended):
                 del self._busy[volume.dataset]
+
+    @asynccontextmanager
+    async def closed(self, dataset: str) -> AsyncIterator[bool]:
+        """Nothing of it is received meanwhile; False: something is just now."""
+        if dataset in self._busy or dataset in self._closed:
+            yield False
+            return
+        self._closed.add(dataset)
+        try:
+            yield True
+        finally:
+            self._closed.discard(dataset)
 
     def _checked(self, sender: str, backend: str, volume: Volume, token: Token) -> LocalCopies:
         member, copies = self._member(), self._backends.get(backend)
@@ -86,8 +102,11 @@ class Receiver:
                     "does not answer; mend that, or reboot this node"
                 ) from None
 
-    @staticmethod
-    async def _prune(copies: LocalCopies, volume: Volume) -> None:
+    async def _prune(self, copies: LocalCopies, volume: Volume) -> None:
+        """What other standbys have stays: this node may be the next to send them a difference."""
+        member = self._member()
+        known = member.view.dataset(volume.dataset).acknowledged if member is not None else {}
         there = await copies.snapshots(volume)
-        if len(there) > KEPT:
-            await copies.prune(volume, {one.guid for one in there[-KEPT:]})
+        keep = {one.guid for one in there[-KEPT:]} | {copy.guid for copy in known.values()}
+        if any(one.guid not in keep for one in there):
+            await copies.prune(volume, keep)

@@ -55,6 +55,7 @@ async def say_stopped(store: Store, keys: Keys, node: str, files: Files) -> bool
         evidence=Evidence.STOPPED,
         detail=f"its guard has stopped everything and verified it: {record.reason}",
         at=timestamp(datetime.now(UTC)),
+        until=last.writes_until,
     )
     key = keys.fence(incarnation)
     while (written := await store.get(key)) is None or Fence.decode(written.value).evidence is Evidence.SILENCE:

@@ -312,10 +312,10 @@ class Joining:
         """Why the predecessor is known to write no more. Raises Refused where it may be alive."""
         who = self._who
         if before.machine == who.machine and before.boot != who.boot:
-            return self._fence(Evidence.REBOOT, "the same machine has booted again")
+            return self._fence(before, Evidence.REBOOT, "the same machine has booted again")
         if before.machine == who.machine:
             await self._clear_this_boot(before)
-            return self._fence(Evidence.STOPPED, "an earlier agent of this boot; nothing of it is left")
+            return self._fence(before, Evidence.STOPPED, "an earlier agent of this boot; nothing of it is left")
         return await self._outwait(before, entry)
 
     async def _clear_this_boot(self, before: Heartbeat) -> None:
@@ -340,12 +340,12 @@ class Joining:
                     f"node {self._who.node} is alive on another machine (machine id {before.machine or 'unknown'}, this"
                     f" one is {self._who.machine}). Give this node another name, or stop the other agent"
                 )
-        return self._fence(Evidence.SILENCE, f"heartbeat still for {passed:.1f} s", armed=before.armed)
+        return self._fence(before, Evidence.SILENCE, f"heartbeat still for {passed:.1f} s", armed=before.armed)
 
-    def _fence(self, evidence: Evidence, detail: str, armed: bool = False) -> Fence:
+    def _fence(self, before: Heartbeat, evidence: Evidence, detail: str, armed: bool = False) -> Fence:
         who = self._who
-        at = who.describe.joined
-        return Fence(node=who.node, by=who.node, evidence=evidence, armed=armed, detail=detail, at=at)
+        at, until = who.describe.joined, before.writes_until
+        return Fence(node=who.node, by=who.node, evidence=evidence, armed=armed, detail=detail, at=at, until=until)
 
 
 def _readable(kind: type[R], entries: Iterable[Entry]) -> list[R]:

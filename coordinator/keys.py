@@ -121,6 +121,9 @@ class Keys:
     def owner(self, dataset: str) -> str:
         return self.of(Kind.OWNERS, dataset)
 
+    def copies(self, dataset: str) -> str:
+        return self.of(Kind.COPIES, dataset)
+
     def fence(self, incarnation: str) -> str:
         return self.of(Kind.FENCES, incarnation)
 

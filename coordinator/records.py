@@ -72,6 +72,13 @@ class Heartbeat(Record):
         """Seconds after its sending at which the sender has stopped writing."""
         return self.d_hard + self.longer
 
+    @property
+    def writes_until(self) -> float | None:
+        """When its sender has stopped writing, by its own clock; None: somebody else put this heartbeat."""
+        if self.placeholder:
+            return None
+        return self.clock if self.left else self.clock + self.writes_for
+
 
 def refusal(spec: DatasetSpec, nodes: Iterable[NodeRecord]) -> str:
     """Why no node that offers the spec's back end can make the dataset; "" where one can, or none offers it."""
@@ -113,6 +120,8 @@ class Fence(Record):
     detail: str = ""
     at: str = ""
     still: float | None = None
+    until: float | None = None
+    """The moment, by the clock in its heartbeats, after which it has written nothing; None: not known."""
 
 
 class Holder(Record):
@@ -129,12 +138,49 @@ class Answers(Record):
     revision: int = 0
 
 
+class Accepted(Record):
+    """A person's word that a dataset may go on from this snapshot (guid), and lose what was written after it in
+    `epoch`: said of no later one."""
+
+    epoch: int
+    guid: str
+
+
 class Asked(Record):
     """`asked/<d>`: who put `desired/<d>`, and by what. Counts only where both were put in one transaction: then it is
-    about that very wish. trace: the traceparent that the move is to belong to."""
+    about that very wish. trace: the traceparent that the move is to belong to. accepts: what may be lost by it."""
 
     by: str
     trace: str = ""
+    accepts: Accepted | None = None
+
+
+class Copy(Record):
+    """What a standby has acknowledged: whole, checked and durable there. guid, name: of the snapshot; the guid is the
+    same on every node that has it. taken: when what it holds was the present, by the clock in the owner's heartbeats;
+    at: the same moment, for people."""
+
+    guid: str
+    name: str
+    taken: Annotated[float, Field(allow_inf_nan=False)]
+    at: str = ""
+
+
+class Copies(Record):
+    """`copies/<d>`: the standbys of a dataset with local copies; written by its active owner only.
+
+    epoch: the one in which all of this was sent and acknowledged: in another one it means nothing. standbys: the nodes
+    that should have a copy. nodes: what was acknowledged, by node; one that is a standby no more stays until the others
+    have theirs. dropped: nodes whose copies are not wanted any more: each removes its own. trouble: by node: why it is
+    not kept up at the moment, for people.
+    """
+
+    epoch: int
+    uid: str
+    standbys: tuple[str, ...] = ()
+    nodes: dict[str, Copy] = Field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    trouble: dict[str, str] = Field(default_factory=dict)
 
 
 class State(StrEnum):
@@ -188,6 +234,9 @@ class Tenure(Record):
     Empty: every node with the back end can reach the data."""
     written: int = 0
     """Local copies: the epoch that was active last, whose working copy is continued where there is no base."""
+    promoted: float | None = None
+    """Local copies: this epoch starts from the copy of a standby, and what was written in the last so many seconds of
+    the holder before it may be missing (-1: not known); None: nothing is."""
     answers: Answers = Answers()
     uid: str
     created: int

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from drover.coordinator.keys import name_error
 from drover.coordinator.record import Name, Record, UserRecord
 from drover.coordinator.sizes import format_size, parse_size
+from drover.coordinator.timings import PROFILES
 
 Size = Annotated[int, BeforeValidator(parse_size)]
 
@@ -37,6 +38,26 @@ class DatasetSpec(UserRecord):
     max_cutover: Annotated[float, Field(gt=0, le=3600)] = MAX_CUTOVER
     """Local copies: seconds that the storage's part of a cut-over should take. Rounds of copying go on until it does,
     or until another one makes it no shorter."""
+
+    replicas: Annotated[int, Field(ge=0, le=8)] = 0
+    """Local copies: so many other nodes keep one, besides the node that has the dataset."""
+    replicate_every: Annotated[float, Field(ge=1, le=7 * 86400)] = 60.0
+    """Seconds between two snapshots that are sent to them."""
+    max_data_loss: Annotated[float, Field(ge=0, le=365 * 86400)] = 0.0
+    """Local copies: seconds of writing that may be lost when the node has died and `failover` lets another one go on
+    from its copy. 0: none, so that this needs a person each time."""
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        """A copy is never newer than the last snapshot, and what a dead node wrote until its D_hard counts as lost."""
+        least = self.replicate_every + min(timings.d_hard for timings in PROFILES.values())
+        if 0 < self.max_data_loss < least:
+            raise ValueError(
+                f"max_data_loss {self.max_data_loss:g} s can never be met: a copy is up to replicate_every "
+                f"({self.replicate_every:g} s) old, and a node that falls silent may have written until its D_hard; "
+                f"allow at least {least:g} s, or lower replicate_every; 0: a person decides each time"
+            )
+        return self
 
     @field_validator("failover", mode="before")
     @classmethod

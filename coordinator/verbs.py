@@ -16,7 +16,7 @@ from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.ownership import Seat
 from drover.coordinator.protocol.placement import Claim
 from drover.coordinator.record import InvalidRecord
-from drover.coordinator.records import Holder, Status, Tenure
+from drover.coordinator.records import Copies, Holder, Status, Tenure
 from drover.coordinator.store import LeaseGone, NoSpace, Store, Unanswered, Unavailable
 from drover.coordinator.txn import Put, Txn, TxnResult
 from drover.coordinator.view import View
@@ -154,6 +154,7 @@ class Verbs:
             claim.evidence,
             self._view.fence_revisions(),
             beside,
+            promoted=claim.promoted,
             homes={node: entry.mod_revision if (entry := self._view.entry(Kind.NODES, node)) else 0 for node in homes},
         )
         return await self._commit(txn)
@@ -183,6 +184,15 @@ class Verbs:
     async def report(self, d: Dataset, status: Status) -> bool:
         """status/<d>. A lost one is written again by whoever looks next."""
         return await self._commit(ownership.report(self._seat(), d, status))
+
+    async def acknowledge(self, d: Dataset, copies: Copies, revision: int) -> int:
+        """copies/<d>, last written at `revision`. The revision that it has now; 0: etcd said no. Nothing waits for the
+        view to show it, as nothing is planned on it here."""
+        try:
+            result = await self._combiner.txn(ownership.acknowledge(self._seat(), d, copies, revision))
+        except LeaseGone:
+            return 0
+        return result.revision if result.succeeded else 0
 
     def announce(self, dataset: str) -> None:
         """Its handover or release is to come: those that are ready wait a moment for it, to go in one transaction."""

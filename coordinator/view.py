@@ -17,7 +17,7 @@ from drover.coordinator.mirror import Mirror
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid, Node
 from drover.coordinator.protocol.placement import units
 from drover.coordinator.record import InvalidRecord, Record
-from drover.coordinator.records import Asked, Cordon, Fence, NodeRecord, Pause, Status, Tenure
+from drover.coordinator.records import Asked, Copies, Cordon, Fence, NodeRecord, Pause, Status, Tenure
 from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 from drover.coordinator.store import Change, Store
 from drover.coordinator.txn import Entry
@@ -31,9 +31,10 @@ _RECORDS: Mapping[Kind, type[Record]] = {
     Kind.CORDONS: Cordon,
     Kind.STATUS: Status,
     Kind.ASKED: Asked,
+    Kind.COPIES: Copies,
     Kind.PAUSE: Pause,
 }
-_OF_DATASETS = frozenset({Kind.DATASETS, Kind.DESIRED, Kind.ASKED, Kind.OWNERS, Kind.LEASES, Kind.STATUS})
+_OF_DATASETS = frozenset({Kind.DATASETS, Kind.DESIRED, Kind.ASKED, Kind.OWNERS, Kind.LEASES, Kind.STATUS, Kind.COPIES})
 _NAMING = (Kind.DATASETS, Kind.DESIRED, Kind.OWNERS)
 _BEFORE_OWNERS = frozenset(
     {Kind.ASKED, Kind.CLUSTER, Kind.COPIES, Kind.CORDONS, Kind.DATASETS, Kind.DESIRED, Kind.FENCES}
@@ -179,6 +180,7 @@ class View:
         tenure = self._record(Kind.OWNERS, name)
         desired, spec_entry, owner = at[Kind.DESIRED], at[Kind.DATASETS], at[Kind.OWNERS]
         told, asked = at[Kind.ASKED], self._record(Kind.ASKED, name)
+        copies, copied = self._record(Kind.COPIES, name), at[Kind.COPIES]
         same = told is not None and desired is not None and told.mod_revision == desired.mod_revision
         self._datasets[name] = dataset = Dataset(
             name=name,
@@ -190,9 +192,12 @@ class View:
             desired_created=desired.create_revision if desired else 0,
             desired_by=asked.by if same and isinstance(asked, Asked) else "",
             desired_trace=asked.trace if same and isinstance(asked, Asked) else "",
+            desired_accepts=asked.accepts if same and isinstance(asked, Asked) else None,
             tenure=tenure if isinstance(tenure, Tenure) else None,
             tenure_revision=owner.mod_revision if owner else 0,
             leased=at[Kind.LEASES] is not None,
+            copies=copies if isinstance(copies, Copies) else None,
+            copies_revision=copied.mod_revision if copied else 0,
         )
         return dataset
 

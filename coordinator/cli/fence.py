@@ -112,6 +112,7 @@ async def declare_dead(store: Store, keys: Keys, found: Suspect, said_by: str) -
         armed=found.heartbeat.armed if found.heartbeat else False,
         detail=f"confirmed by {said_by}",
         at=timestamp(now()),
+        until=found.heartbeat.writes_until if found.heartbeat else None,
     )
     key = keys.fence(found.incarnation)
     compare = [unchanged(key, found.fence_entry)]

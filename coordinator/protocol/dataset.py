@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from drover.coordinator.records import Answers, Fence, NodeRecord, Pause, State, Tenure
+from drover.coordinator.records import Accepted, Answers, Copies, Copy, Fence, NodeRecord, Pause, State, Tenure
 from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 
 
@@ -32,10 +32,23 @@ class Dataset:
     """Who put `desired`, as far as they said."""
     desired_trace: str = ""
     """The traceparent that they gave it."""
+    desired_accepts: Accepted | None = None
+    """What they said may be lost."""
     tenure: Tenure | None = None
     tenure_revision: int = 0
     leased: bool = False
     """leases/<d> is there."""
+    copies: Copies | None = None
+    """Of whichever epoch: see `acknowledged`."""
+    copies_revision: int = 0
+
+    @property
+    def acknowledged(self) -> Mapping[str, Copy]:
+        """What standbys have of this very epoch, by node."""
+        tenure, copies = self.tenure, self.copies
+        if tenure is None or copies is None or (copies.uid, copies.epoch) != (tenure.uid, tenure.epoch):
+            return {}
+        return copies.nodes
 
     @property
     def answered(self) -> bool:

@@ -63,6 +63,7 @@ def silence(watched: Watched, by: str, now: float, at: str) -> Fence:
         else f"heartbeat still for {now - watched.since:.1f} s",
         at=at,
         still=round(now - watched.since, 3),
+        until=watched.heartbeat.writes_until,
     )
 
 

@@ -12,10 +12,12 @@ from datetime import datetime
 from types import MappingProxyType
 
 from drover.coordinator.keys import Keys
-from drover.coordinator.protocol import placement
+from drover.coordinator.protocol import placement, promotion
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Node
+from drover.coordinator.protocol.promotion import Promoted
 from drover.coordinator.record import Record
 from drover.coordinator.records import (
+    Copies,
     Evidence,
     Fence,
     Heartbeat,
@@ -108,6 +110,7 @@ def claim(
     fences: Mapping[str, int],
     beside: Sequence[Dataset] = (),
     homes: Mapping[str, int] = MappingProxyType({}),
+    promoted: Mapping[str, Promoted] = MappingProxyType({}),
 ) -> Txn:
     """Take datasets that are new, released, or whose holder is fenced: all or none.
 
@@ -115,6 +118,7 @@ def claim(
     incarnation. beside: the other datasets of the unit, which it was decided on, too: one that comes late must not tear
     the unit apart. homes: mod revisions of the node records of last holders, by node, 0 where there is none: a join
     fences the predecessor and puts the node's record in one transaction, and the picture may show the fence first.
+    promoted: by dataset: the older copy that it goes on from.
     """
     compare: list[Compare] = [_owner(seat, d) for d in beside]
     compare += [ModRevision(seat.keys.node(node), revision) for node, revision in sorted(homes.items())]
@@ -130,6 +134,9 @@ def claim(
                 raise ValueError(f"{d.name} is held by {old.node}, which is not fenced")
             relied[old.incarnation] = ModRevision(seat.keys.fence(old.incarnation), fences[old.incarnation])
         told: dict[str, object] = {"because": because, "evidence": evidence, "asked": asked, "down": _died(d, cluster)}
+        if (copy := promoted.get(d.name)) is not None:
+            compare.append(ModRevision(seat.keys.copies(d.name), d.copies_revision))
+            told |= {"base": copy.base, "copies": copy.copies, "promoted": copy.loss}
         tenure = _claimed(seat, d, uids[d.name], told)
         then += [*_bind(seat, d.name, tenure, seat.lease), _remember(seat, d.name, tenure)]
     return _txn(seat, [*compare, *relied.values()], then)
@@ -164,7 +171,7 @@ def _claimed(seat: Seat, d: Dataset, uid: str, told: dict[str, object]) -> Tenur
     answers = d.asks
     if old is not None and d.kept and old.copies:
         if old.state is State.ACTIVE:
-            base |= {"base": None}
+            base |= {"base": None, "promoted": None}
         if answers.value != seat.node:
             answers = old.answers  # whoever has the data took it, to send it on to where it is wanted
     return Tenure.model_validate(
@@ -241,11 +248,9 @@ def may_clear(holder: Holder, d: Dataset, fence: Fence | None) -> bool:
     """
     if fence is None:
         return False
-    if d.tenure is not None and d.tenure.copies:
+    if d.tenure is not None and d.tenure.copies and d.tenure.promoted is None:
         return True  # nobody else has the data, so only the node itself, or one that holds the same base, takes over
-    if fence.evidence is not Evidence.SILENCE or fence.armed:
-        return True
-    return isinstance(d.spec, DatasetSpec) and d.spec.fencing == "cooperative"
+    return promotion.proven(fence, d.spec if isinstance(d.spec, DatasetSpec) else None)
 
 
 def cleared(seat: Seat, d: Dataset, stopped: Sequence[Holder]) -> Txn:
@@ -313,7 +318,7 @@ def handover(
 
 def _sent(seat: Seat, name: str, old: Tenure, to: str, base: str | None) -> dict[str, object]:
     if base is not None:
-        return {"base": base, "copies": (seat.node, to)}
+        return {"base": base, "copies": (seat.node, to), "promoted": None}
     if old.copies and (to not in old.copies or old.state is State.ACTIVE):
         raise ValueError(f"{to} has no copy of {name} that is up to date")
     return {}
@@ -354,6 +359,12 @@ def destroyed(seat: Seat, d: Dataset) -> Txn:
         Delete(seat.keys.lease(d.name)),
     ]
     return _txn(seat, [_owner(seat, d)], then)
+
+
+def acknowledge(seat: Seat, d: Dataset, copies: Copies, revision: int) -> Txn:
+    """What standbys have, told by the active owner only. revision: mod revision of copies/<d> as written last."""
+    key = seat.keys.copies(d.name)
+    return _txn(seat, [_owner(seat, d), ModRevision(key, revision)], [Put(key, copies.encode())])
 
 
 def reput(seat: Seat, d: Dataset) -> Txn:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from drover.coordinator.protocol import promotion
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid
+from drover.coordinator.protocol.promotion import Promoted
 from drover.coordinator.records import Evidence, Fence, Pause, State, Tenure, refusal
 from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 
@@ -30,12 +32,14 @@ REFUSED_PAUSE = 30.0
 
 @dataclass(frozen=True)
 class Claim:
-    """Take these datasets, after `delay` seconds. evidence: why their last holder is known to have stopped."""
+    """Take these datasets, after `delay` seconds. evidence: why their last holder is known to have stopped. promoted:
+    by dataset: the copy that it goes on from, where that may be older than its end."""
 
     datasets: tuple[str, ...]
     because: str
     delay: float = 0.0
     evidence: Evidence | None = None
+    promoted: Mapping[str, Promoted] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -292,12 +296,35 @@ def _claim(me: str, unit: Sequence[Dataset], cluster: Cluster) -> Claim | Nothin
         delay = order.index(me) * RANK_STEP + _pause(me, doomed)
         names = tuple(d.name for d in doomed)
         return Claim(names, "to destroy it, as its spec said", delay, _evidence(doomed, cluster))
+    if (promoting := _promotion(me, unit, free, cluster)) is not None:
+        return promoting
     candidates, reason = _candidates(unit, free, cluster)
     if me not in candidates:
         return Nothing(reason)
     because = _because(me, free, cluster)
     delay = candidates.index(me) * RANK_STEP + _pause(me, free)
     return Claim(tuple(d.name for d in free), because, delay, _evidence(free, cluster))
+
+
+def _promotion(me: str, unit: Sequence[Dataset], free: Sequence[Dataset], cluster: Cluster) -> Claim | Nothing | None:
+    """Where everybody who has the end of these local copies is away: who goes on from an older one. None: not so."""
+    local = all(d.tenure and d.kept and d.tenure.copies for d in free)
+    here = {n for n, node in cluster.nodes.items() if not node.record.leaving}
+    able = {n for n in here if backends_of(unit) <= _offered(n, cluster)}
+    if not local or any(_has_data(n, free) for n in able):
+        return None
+    candidates, told = promotion.candidates(free, able, cluster)
+    having = sorted({n for d in free if d.tenure for n in d.tenure.copies})
+    waits = f"waits for {' or '.join(having)}, which has the data"
+    for place, candidate in enumerate(candidates):
+        if candidate.node == me:
+            lost = max(promoted.loss for promoted in candidate.promoted.values())
+            what = "a copy of unknown age" if lost < 0 else f"a copy up to {lost:.0f} s older than its end"
+            names = tuple(d.name for d in free)
+            because = f"{_because(me, free, cluster)}, from {what}"
+            delay = place * RANK_STEP + _pause(me, free)
+            return Claim(names, because, delay, _evidence(free, cluster), candidate.promoted)
+    return Nothing(f"waits for {candidates[0].node} to take it" if candidates else f"{waits}{told}")
 
 
 def _because(me: str, free: Sequence[Dataset], cluster: Cluster) -> str:

@@ -8,12 +8,32 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import Cluster, Dataset
+from tests.cluster.cluster import Cluster, Dataset, Writer
+from tests.cluster.writer import RECORDS, check
 from tests.playground import Playground, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("copies")]
 
 SPEC: dict[str, Any] = {"backend": "btrfs", "size": "1GiB", "fs": None}
+
+LOSSY: dict[str, Any] = {"replicas": 1, "replicate_every": 1, "max_data_loss": 12, "fencing": "cooperative"}
+
+
+def acknowledged(cluster: Cluster, data: Dataset, within: float = 15) -> str:
+    """The standby, once it has acknowledged a copy."""
+
+    def copies() -> dict[str, Any]:
+        return dict(cluster.record(f"copies/{data.name}").get("nodes", {}))
+
+    eventually(lambda: bool(copies()), "a standby has acknowledged", within)
+    return next(iter(copies()))
+
+
+def kept_up_to(writer: Writer, taken: float, before: str) -> None:
+    """What was acknowledged on node `before` until then is all there, and all that was acknowledged since elsewhere."""
+    promised = [one for one in writer.promised if one.node != before or one.done < taken]
+    assert any(one.node == before for one in promised)
+    check(promised, writer.dataset.read(RECORDS))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +74,24 @@ def test_what_was_moved_survives_a_power_cut_of_the_target_right_after_it(cluste
     data.active_on("node-a", "node-b", within=40)
     writer.goes_on(within=30)
     writer.check()
+
+
+def test_a_standby_is_kept_promoted_within_max_data_loss_and_what_the_old_node_had_besides_is_kept(
+    cluster: Cluster,
+) -> None:
+    data = cluster.dataset(on="node-a", **SPEC, **LOSSY)
+    writer = cluster.writer(data)
+    writer.goes_on("node-a", records=100)
+    standby = acknowledged(cluster, data)
+    writer.goes_on("node-a", records=200)
+    cluster.playground.kill("node-a")
+    copy = cluster.record(f"copies/{data.name}")["nodes"][standby]
+    data.active_on(standby, within=20)
+    assert (data.owner["base"], data.owner["copies"]) == (copy["guid"], [standby])
+    assert 0 < data.owner["promoted"] <= LOSSY["max_data_loss"]
+    writer.goes_on(standby, within=15)
+    kept_up_to(writer, copy["taken"], "node-a")
+    cluster.playground.start("node-a")
 
 
 @pytest.mark.long
