@@ -1,23 +1,28 @@
-"""Looks after copies that are on this node and are not its own to use: removes what nobody wants here any more.
+"""Looks after copies that are on this node and are not its own to use: sets aside a working copy that a later epoch has
+left behind, tells what diverged here, and removes what nobody wants any more.
 
 Only what somebody has said of that very uid makes a copy go: its dataset was destroyed as its spec said, or its owner
-has named this node among those whose copies it does not want any more. What diverged stays in any case.
+has named this node among those whose copies it does not want any more. What diverged goes only when a person discards
+it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from drover.agent.receiving import Receiver
-from drover.agent.storage.base import Backend, LocalCopies, StorageError, Stored, Token, Volume
+from drover.agent.storage.base import Backend, Diverged, LocalCopies, StorageError, Stored, Token, Volume
+from drover.coordinator import records
+from drover.coordinator.keys import Kind
 from drover.coordinator.member import Member
 from drover.coordinator.protocol.dataset import Dataset
-from drover.coordinator.records import State, Tenure
+from drover.coordinator.records import DivergedCopy, State, Tenure
 from drover.coordinator.store import StoreError
+from drover.coordinator.txn import Delete, Put, Txn, absent, unchanged
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +49,8 @@ class Caretaker:
 
     def _reason(self, d: Dataset) -> object:
         tenure = d.tenure
-        return tenure and (tenure.uid, tenure.epoch, tenure.state, self._unwanted(d, tenure))
+        told = self._member.view.diverged(d.name, self._member.node)
+        return tenure and (tenure.uid, tenure.epoch, tenure.state, self._unwanted(d, tenure), told)
 
     async def run(self) -> None:
         self._member.view.subscribe(self.wake)
@@ -53,33 +59,75 @@ class Caretaker:
             for backend in self._backends.values():
                 try:
                     await self._look(backend)
-                except (StorageError, StoreError) as error:
-                    log.warning("copies at %s: %s; looked at again later", backend.name, error)
+                except StorageError as error:
+                    log.warning("copies at %s cannot be listed: %s", backend.name, error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(EVERY):
                     await self._changed.wait()
             await asyncio.sleep(_SETTLE)
 
     async def _look(self, backend: LocalCopies) -> None:
-        """Raises StorageError, StoreError."""
+        """Raises StorageError."""
         view = self._member.view
         known = [d for name in view.names() if (d := view.dataset(name)).tenure is not None]
         by_uid = {d.tenure.uid: d for d in sorted(known, key=_alive) if d.tenure is not None}
         for stored in await backend.stored():
-            found = by_uid.get(stored.volume.uid)
-            if found is not None and found.tenure and stored.token.cluster == self._member.cluster_id:
-                await self._care(backend, stored, found, found.tenure)
+            ours = stored.token.cluster == self._member.cluster_id and self._member.live
+            if (found := by_uid.get(stored.volume.uid)) is None or not ours:
+                continue
+            try:
+                await self._care(backend, stored, found)
+            except (StorageError, StoreError) as error:
+                log.warning("the copy of %s here: %s; looked at again later", found.name, error)
 
-    async def _care(self, backend: LocalCopies, stored: Stored, d: Dataset, tenure: Tenure) -> None:
+    async def _care(self, backend: LocalCopies, stored: Stored, d: Dataset) -> None:
+        """Raises StorageError, StoreError."""
+        tenure = d.tenure
+        assert tenure is not None
         volume = replace(stored.volume, dataset=d.name)
         token = Token(self._member.cluster_id, tenure.uid, tenure.epoch, tenure.incarnation)
-        if not self._member.live or (tenure.held and tenure.node == self._member.node):
-            return
+        elsewhere = tenure.state is State.ACTIVE and tenure.node != self._member.node
         if tenure.state is State.DESTROYED and not tenure.trash:
             log.info("%s was destroyed: the copy here goes, too", d.name)
             await backend.destroy(volume, token)
-        elif self._unwanted(d, tenure):
+            await self._tell(d, tenure, ())
+            return
+        if elsewhere and stored.token.epoch < tenure.epoch:
+            await backend.set_aside(volume, token)
+        left = await self._diverged(backend, volume, token, d)
+        await self._tell(d, tenure, left)
+        if self._unwanted(d, tenure) and not left:
             await self._drop(backend, volume, token, d)
+
+    async def _diverged(self, backend: LocalCopies, volume: Volume, token: Token, d: Dataset) -> Sequence[Diverged]:
+        """What diverged here, without what a person has discarded."""
+        told = self._member.view.diverged(d.name, self._member.node)
+        gone = {one.guid for one in told.copies if one.discard} if told and told.uid == volume.uid else set()
+        left = []
+        for one in await backend.diverged(volume):
+            if one.guid in gone:
+                log.warning("%s: what diverged in epoch %d goes, as was asked: %s", d.name, one.epoch, one.path)
+                await backend.discard_diverged(volume, token, one.guid)
+            else:
+                left.append(one)
+        return left
+
+    async def _tell(self, d: Dataset, tenure: Tenure, left: Sequence[Diverged]) -> None:
+        """diverged/<d>/<me>, where it says something else. Raises StoreError."""
+        member = self._member
+        key, entry = (
+            member.view.keys.diverged(d.name, member.node),
+            member.view.entry(Kind.DIVERGED, f"{d.name}/{member.node}"),
+        )
+        if entry is None and not left:
+            return
+        copies = [DivergedCopy(epoch=one.epoch, guid=one.guid, path=one.path, size=one.size) for one in left]
+        record = records.Diverged(uid=tenure.uid, copies=tuple(copies))
+        if entry is not None and left and entry.value == record.encode():
+            return
+        then = Put(key, record.encode()) if left else Delete(key)
+        compare = (unchanged(key, entry), absent(member.view.keys.fence(member.incarnation)))
+        await member.store.txn(Txn(compare, (then,)))
 
     def _unwanted(self, d: Dataset, tenure: Tenure) -> bool:
         me, copies = self._member.node, d.copies

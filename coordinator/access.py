@@ -39,9 +39,9 @@ class Kin(StrEnum):
 
 OPERATORS = (
     *(Kind.DATASETS, Kind.DESIRED, Kind.ASKED, Kind.WORKLOADS, Kind.CORDONS, Kind.PAUSE, Kind.FENCES, Kind.TRASH),
-    *(Kind.OWNERS, Kind.STATUS),
+    *(Kind.OWNERS, Kind.STATUS, Kind.DIVERGED),
 )
-"""What operators write: the last two when they undelete. Nodes, heartbeats, leases and history are the agents' own."""
+"""What operators write; owners and status when they undelete. Nodes, heartbeats, leases, history are for agents."""
 
 
 def role_name(keys: Keys, kin: Kin) -> str:

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     LEASES = "leases"
     OWNERS = "owners"
     COPIES = "copies"
+    DIVERGED = "diverged"
     FENCES = "fences"
     CORDONS = "cordons"
     PAUSE = "pause"
@@ -123,6 +124,9 @@ class Keys:
 
     def copies(self, dataset: str) -> str:
         return self.of(Kind.COPIES, dataset)
+
+    def diverged(self, dataset: str, node: str) -> str:
+        return self.of(Kind.DIVERGED, f"{dataset}/{node}")
 
     def fence(self, incarnation: str) -> str:
         return self.of(Kind.FENCES, incarnation)

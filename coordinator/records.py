@@ -183,6 +183,24 @@ class Copies(Record):
     trouble: dict[str, str] = Field(default_factory=dict)
 
 
+class DivergedCopy(Record):
+    """What a node has written in an epoch and no later one went on from. guid: names it for good. path: where it is on
+    its node. size: bytes that only it takes; None: not known. discard: a person does not want it any more."""
+
+    epoch: int
+    guid: str
+    path: str
+    size: int | None = None
+    discard: bool = False
+
+
+class Diverged(Record):
+    """`diverged/<d>/<n>`: what diverged of a dataset on one node; written by that node, but for `discard`."""
+
+    uid: str
+    copies: tuple[DivergedCopy, ...]
+
+
 class State(StrEnum):
     """How far a tenure got."""
 

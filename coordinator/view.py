@@ -17,7 +17,7 @@ from drover.coordinator.mirror import Mirror
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid, Node
 from drover.coordinator.protocol.placement import units
 from drover.coordinator.record import InvalidRecord, Record
-from drover.coordinator.records import Asked, Copies, Cordon, Fence, NodeRecord, Pause, Status, Tenure
+from drover.coordinator.records import Asked, Copies, Cordon, Diverged, Fence, NodeRecord, Pause, Status, Tenure
 from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 from drover.coordinator.store import Change, Store
 from drover.coordinator.txn import Entry
@@ -32,12 +32,13 @@ _RECORDS: Mapping[Kind, type[Record]] = {
     Kind.STATUS: Status,
     Kind.ASKED: Asked,
     Kind.COPIES: Copies,
+    Kind.DIVERGED: Diverged,
     Kind.PAUSE: Pause,
 }
 _OF_DATASETS = frozenset({Kind.DATASETS, Kind.DESIRED, Kind.ASKED, Kind.OWNERS, Kind.LEASES, Kind.STATUS, Kind.COPIES})
 _NAMING = (Kind.DATASETS, Kind.DESIRED, Kind.OWNERS)
 _BEFORE_OWNERS = frozenset(
-    {Kind.ASKED, Kind.CLUSTER, Kind.COPIES, Kind.CORDONS, Kind.DATASETS, Kind.DESIRED, Kind.FENCES}
+    {Kind.ASKED, Kind.CLUSTER, Kind.COPIES, Kind.CORDONS, Kind.DATASETS, Kind.DESIRED, Kind.DIVERGED, Kind.FENCES}
 )
 """In the first of the two mirrors."""
 _OF_ALL = frozenset({Kind.NODES, Kind.FENCES, Kind.CORDONS, Kind.WORKLOADS, Kind.PAUSE})
@@ -132,6 +133,8 @@ class View:
                 self._datasets.pop(key.name, None)
                 if key.kind is not Kind.STATUS:
                     woken.add(key.name)
+            if key.kind is Kind.DIVERGED:
+                woken.add(key.name.rpartition("/")[0])
             if key.kind in _OF_ALL:
                 self._cluster = None
                 woken.add(None)
@@ -209,6 +212,11 @@ class View:
     def status(self, name: str) -> Status | None:
         status = self._record(Kind.STATUS, name)
         return status if isinstance(status, Status) else None
+
+    def diverged(self, name: str, node: str) -> Diverged | None:
+        """What a node tells of what diverged there."""
+        record = self._record(Kind.DIVERGED, f"{name}/{node}")
+        return record if isinstance(record, Diverged) else None
 
     def members(self, name: str) -> frozenset[str]:
         """The names of the unit that a dataset belongs to."""

@@ -183,6 +183,17 @@ class Sending:
     full: bool
 
 
+@dataclass(frozen=True)
+class Diverged:
+    """What an epoch has written on this node and no later one went on from. guid: names it for good. path: where people
+    find it. size: bytes that only it takes; None: not known."""
+
+    epoch: int
+    guid: str
+    path: str
+    size: int | None = None
+
+
 class Runner(Protocol):
     """Runs a function that can write to storage in a helper process, inside the dataset's cgroup and behind the gate.
 
@@ -332,6 +343,23 @@ class LocalCopies(Backend, Protocol):
 
     async def discard(self, volume: Volume) -> None:
         """Removes what came in part only."""
+        ...
+
+    async def set_aside(self, volume: Volume, token: Token) -> str:
+        """On a node that does not hold it: a working copy of an earlier epoch than the holder's, whose token this is,
+        is never used again; its path, or "" where there is none. What is here is of that epoch afterwards.
+
+        Raises NotFound, Foreign, Superseded, Busy.
+        """
+        ...
+
+    async def diverged(self, volume: Volume) -> Sequence[Diverged]:
+        """What was set aside here, in order of epochs."""
+        ...
+
+    async def discard_diverged(self, volume: Volume, token: Token, guid: str) -> None:
+        """The answer to a user's explicit request. Idempotent. token: as for `set_aside`. Raises Foreign,
+        Superseded."""
         ...
 
     async def prune(self, volume: Volume, keep: Collection[str]) -> None:

@@ -22,6 +22,7 @@ from drover.agent.storage import btrfs_ioctl, btrfs_mounts, btrfs_place, filesys
 from drover.agent.storage.base import (
     Away,
     Capacity,
+    Diverged,
     Family,
     Here,
     Mounted,
@@ -151,6 +152,18 @@ class BtrfsBackend:
 
     async def discard(self, volume: Volume) -> None:
         await self._run(volume, f"{_COPIES}:discard")
+
+    async def set_aside(self, volume: Volume, token: Token) -> str:
+        done: str = (await self._run(volume, f"{_COPIES}:set_aside", token=asdict(token)))["diverged"]
+        if done:
+            log.warning("%s: what an earlier epoch had written here was set aside as %s", volume.dataset, done)
+        return done
+
+    async def diverged(self, volume: Volume) -> Sequence[Diverged]:
+        return await asyncio.to_thread(btrfs_place.diverged, self._place(volume))
+
+    async def discard_diverged(self, volume: Volume, token: Token, guid: str) -> None:
+        await self._run(volume, f"{_COPIES}:discard_diverged", token=asdict(token), guid=guid)
 
     async def prune(self, volume: Volume, keep: Collection[str]) -> None:
         await self._run(volume, f"{_COPIES}:prune", keep=sorted(keep))

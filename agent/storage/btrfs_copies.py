@@ -14,6 +14,7 @@ from drover.agent.storage.btrfs_io import ensure_live, limit_size
 from drover.agent.storage.btrfs_place import (
     END,
     Place,
+    diverged,
     make_directories,
     next_name,
     record,
@@ -161,6 +162,31 @@ def expect(place: Mapping[str, str], token: Mapping[str, Any], node: str, size: 
             now.write(at.sidecar)
         discard(place)
         return [asdict(one) for one in snapshots(at)]
+
+
+def set_aside(place: Mapping[str, str], token: Mapping[str, Any]) -> dict[str, str]:
+    """See `LocalCopies.set_aside`."""
+    at, theirs = Place(**place), Token(**token)
+    with room(at):
+        found = record(at)
+        check_token(found.token, theirs)
+        if at.uid in btrfs_mounts.of_pool(at.pool):
+            raise Busy(f"{at.dataset} is still mounted here: unpublish it first", "a mount here")
+        if found.token == theirs:
+            return {"diverged": ""}
+        done = _set_aside(at, found)
+        replace(found, epoch=theirs.epoch, incarnation=theirs.incarnation).write(at.sidecar)
+        return {"diverged": done}
+
+
+def discard_diverged(place: Mapping[str, str], token: Mapping[str, Any], guid: str) -> None:
+    """See `LocalCopies.discard_diverged`."""
+    at = Place(**place)
+    with room(at):
+        check_token(record(at).token, Token(**token))
+        for one in diverged(at):
+            if one.guid == guid:
+                btrfs_ioctl.delete(one.path)
 
 
 def discard(place: Mapping[str, str]) -> None:

@@ -30,6 +30,8 @@ _INFO_SIZE, _GENERATION, _UUID = 504, 280, 296
 """Bytes of btrfs_ioctl_get_subvol_info_args, and where generation and flags, and the three UUIDs stand in it."""
 _QUOTA_TREE, _QGROUP_INFO = 8, 242
 _LIMIT_REFERENCED = 1
+_REFERENCED, _EXCLUSIVE = 8, 24
+"""Where these stand in btrfs_qgroup_info_item: generation, referenced, the same compressed, exclusive."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,15 @@ def limit(path: str, size: int) -> bool:
 
 def referenced(path: str) -> int | None:
     """Bytes that a subvolume refers to, as of the last commit; None: the file system counts nothing. Raises OSError."""
+    return _counted(path, _REFERENCED)
+
+
+def exclusive(path: str) -> int | None:
+    """As `referenced`: bytes that nothing else refers to."""
+    return _counted(path, _EXCLUSIVE)
+
+
+def _counted(path: str, place: int) -> int | None:
     found = info(path)
     if found is None:
         return None
@@ -134,7 +145,7 @@ def referenced(path: str) -> int | None:
         except FileNotFoundError:
             return None
     (items,) = struct.unpack_from("=I", answer, 64)
-    return int(struct.unpack_from("=Q", answer, 104 + 32 + 8)[0]) if items else None
+    return int(struct.unpack_from("=Q", answer, 104 + 32 + place)[0]) if items else None
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from drover.agent.storage import btrfs_ioctl
-from drover.agent.storage.base import Foreign, NoRoom, NotFound, Snapshot, StorageError
+from drover.agent.storage.base import Diverged, Foreign, NoRoom, NotFound, Snapshot, StorageError
 from drover.agent.storage.btrfs_ioctl import Subvolume
 from drover.agent.storage.sidecar import Sidecar
 from drover.coordinator.sizes import format_size
@@ -31,6 +31,7 @@ from drover.coordinator.sizes import format_size
 END = ".end"
 _DATA = "data"
 UID = re.compile(r"[0-9a-f]{4,64}")
+_DIVERGED = re.compile(r"diverged-(\d+)(-\d+)?")
 _NAME = re.compile(r"(\d{6,})\.(\d{6})(\.end)?")
 
 
@@ -80,6 +81,17 @@ class Place:
             more += 1
             path = os.path.join(self.directory, f"diverged-{epoch}-{more}")
         return path
+
+
+def diverged(at: Place) -> list[Diverged]:
+    """What was set aside, in order of epochs. Raises StorageError."""
+    found = []
+    with room(at):
+        for name in os.listdir(at.directory) if os.path.isdir(at.directory) else ():
+            path = os.path.join(at.directory, name)
+            if (known := _DIVERGED.fullmatch(name)) and (subvolume := btrfs_ioctl.info(path)) is not None:
+                found.append(Diverged(int(known[1]), subvolume.uuid, path, btrfs_ioctl.exclusive(path)))
+    return sorted(found, key=lambda one: (one.epoch, one.path))
 
 
 def order(name: str) -> tuple[int, int]:

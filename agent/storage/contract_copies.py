@@ -228,6 +228,41 @@ class CopiesContract(Common):
             await copies(nodes.a).expect(volume, newer(token))
         (nodes.a.path(volume) / "still").write_text("writable")
 
+    async def test_what_a_later_epoch_left_behind_is_set_aside_told_and_goes_only_when_it_is_discarded(
+        self, nodes: TwoNodes
+    ) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        taken = await copies(nodes.a).snapshot(volume, token)
+        (nodes.a.path(volume) / "besides").write_text("data")
+        promoted = newer(token)
+        with pytest.raises(Busy):
+            await copies(nodes.a).set_aside(volume, promoted)
+        await nodes.a.backend.unpublish(volume)
+        assert await copies(nodes.a).diverged(volume) == []
+        path = await copies(nodes.a).set_aside(volume, promoted)
+        assert (nodes.traits.file(path) / "besides").read_text() == "data"
+        assert await copies(nodes.a).set_aside(volume, promoted) == ""
+        (told,) = await copies(nodes.a).diverged(volume)
+        assert (told.epoch, told.path) == (token.epoch, path)
+        assert list(await copies(nodes.a).snapshots(volume)) == [taken]
+        with pytest.raises(Superseded):
+            await copies(nodes.a).discard_diverged(volume, token, told.guid)
+        await copies(nodes.a).discard_diverged(volume, promoted, "another")
+        assert await copies(nodes.a).diverged(volume) == [told]
+        for _ in range(2):
+            await copies(nodes.a).discard_diverged(volume, promoted, told.guid)
+            assert await copies(nodes.a).diverged(volume) == []
+        assert list(await copies(nodes.a).snapshots(volume)) == [taken]
+
+    async def test_the_holders_own_working_copy_is_never_set_aside(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await copies(nodes.a).materialise(volume, newer(token), None, token.epoch)
+        with pytest.raises(Superseded):
+            await copies(nodes.a).set_aside(volume, token)
+        assert await copies(nodes.a).set_aside(volume, newer(token)) == ""
+        await nodes.a.publish(volume, newer(token))
+
     async def test_prune_keeps_the_newest_and_what_it_is_told_to(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from drover.coordinator.cli.errors import NotPossible
 from drover.coordinator.cli.output import listing, near, plain
 from drover.coordinator.cli.picture import Dataset, Misdeclared, Node, Picture, Undeclared
-from drover.coordinator.cli.shapes import DatasetJson, NodeJson
+from drover.coordinator.cli.shapes import DatasetJson, DivergedJson, NodeJson
 from drover.coordinator.cli.situation import fresh_status, situation
-from drover.coordinator.records import Phase
+from drover.coordinator.records import Diverged, Phase
 
 
 def now() -> datetime:
@@ -40,9 +41,19 @@ def dataset_json(dataset: Dataset, picture: Picture, history: bool = False) -> D
         unfenced=[holder.incarnation for holder in tenure.unfenced] if tenure else [],
         together=picture.together(dataset.name),
         workloads=picture.users_of(dataset.name),
+        diverged=diverged_json(dataset.diverged),
         cutover_ms=status.cutover_ms if status else None,
         history=[entry.model_dump(mode="json") for entry in dataset.history] if history else [],
     )
+
+
+def diverged_json(diverged: Mapping[str, Diverged]) -> list[DivergedJson]:
+    """What diverged, by node."""
+    return [
+        DivergedJson(node=node, epoch=one.epoch, guid=one.guid, path=one.path, size=one.size)
+        for node, told in diverged.items()
+        for one in told.copies
+    ]
 
 
 def node_json(node: Node, picture: Picture) -> NodeJson:

@@ -108,6 +108,9 @@ def ls(
         output.complain(output.plain(f"in the trash: {names}. To see how long: drover ls --all"))
     if not everything and (kept := orphans(picture)):
         output.complain(output.plain(f"removed, data kept: {output.listing(kept)}. To see them: drover ls --all"))
+    if apart := {it.name: it.diverged for it in datasets if it.diverged}:
+        told = output.listing([f"{name} on {output.listing(list(where))}" for name, where in apart.items()])
+        output.complain(output.plain(f"diverged, kept: {told}. To decide: drover show, drover resolve"))
     if picture.pause is not None:
         output.complain(output.plain(f"{picture.pause.words}: nothing moves or fails over. To go on: drover resume"))
     for key, reason in sorted(picture.ignored.items()):

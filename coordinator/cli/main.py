@@ -42,6 +42,10 @@ VERBS = {
     "undelete": Verb(
         "Take a dataset out of the trash, under its old name or another one.", f"{_HERE}.undelete:undelete"
     ),
+    "resolve": Verb(
+        "Decide which copy of a dataset counts, where copies have diverged or only an older one is left.",
+        f"{_HERE}.resolve:resolve",
+    ),
     "nodes": Verb(
         "List all nodes: who is here, who is silent, who has left, who is fenced and why.", f"{_HERE}.nodes:nodes"
     ),

@@ -17,7 +17,9 @@ from drover.coordinator.protocol.placement import units
 from drover.coordinator.record import InvalidRecord, R
 from drover.coordinator.records import (
     Cluster,
+    Copies,
     Cordon,
+    Diverged,
     Fence,
     Heartbeat,
     HistoryEntry,
@@ -76,6 +78,9 @@ class Dataset:
     status: Status | None = None
     history: tuple[HistoryEntry, ...] = ()
     unreadable: tuple[str, ...] = ()
+    copies: Copies | None = None
+    diverged: Mapping[str, Diverged] = field(default_factory=dict)
+    """By node."""
 
     @property
     def answered(self) -> bool:
@@ -258,7 +263,14 @@ def draw(entries: Mapping[str, Entry], keys: Keys, revision: int) -> Picture:
         typed(NodeRecord, Kind.NODES),
         typed(Heartbeat, Kind.HEARTBEATS),
     )
-    cordons = typed(Cordon, Kind.CORDONS)
+    cordons, copies, diverged = (
+        typed(Cordon, Kind.CORDONS),
+        typed(Copies, Kind.COPIES),
+        typed(Diverged, Kind.DIVERGED),
+    )
+    apart: dict[str, dict[str, Diverged]] = defaultdict(dict)
+    for name, record in sorted(diverged.items()):
+        apart[name.partition("/")[0]][name.partition("/")[2]] = record
 
     epochs: dict[str, list[HistoryEntry]] = defaultdict(list)
     for key in sorted(history):
@@ -274,6 +286,8 @@ def draw(entries: Mapping[str, Entry], keys: Keys, revision: int) -> Picture:
             statuses.get(name),
             tuple(epochs[name]),
             tuple(unreadable[name]),
+            copies.get(name),
+            apart[name],
         )
         for name in names
     }

@@ -35,6 +35,7 @@ class DatasetJson(TypedDict):
     unfenced: Annotated[list[str], "incarnations that may still be able to write"]
     together: Annotated[list[str], "datasets that move with it: of its group, or used by the same workload"]
     workloads: Annotated[list[str], "workloads that use it"]
+    diverged: Annotated[list[DivergedJson], "what diverged and is kept; `drover resolve` decides"]
     cutover_ms: Annotated[
         int | None,
         "how long it was mounted nowhere when its epoch began, in a move or since a dead node's last heartbeat",
@@ -110,6 +111,27 @@ class RemovedJson(TypedDict):
     data: Annotated[str, "`kept`, `trash`, `destroyed` (its node does so now) or `none` (there never was any)"]
     uid: str | None
     node: Annotated[str | None, "the node that has it now"]
+
+
+class DivergedJson(TypedDict):
+    """What an epoch has written on a node and no later one went on from, in `show` and `resolve`"""
+
+    node: str
+    epoch: int
+    guid: Annotated[str, "names it for good"]
+    path: Annotated[str, "where it is on its node"]
+    size: Annotated[int | None, "bytes that only it takes; null: not known"]
+
+
+class ResolvedJson(TypedDict):
+    """`drover resolve --json`"""
+
+    dataset: str
+    changed: Annotated[bool, "false: there was nothing to decide, or --dry-run"]
+    keep: Annotated[str | None, "the node whose copy the dataset goes on from; null: it stays where it is"]
+    copy: Annotated[str | None, "when that was taken, UTC, by the clock of the node that had the dataset"]
+    lost_seconds: Annotated[float | None, "what was written in so many seconds is lost, at most; null: not known"]
+    discarded: list[DivergedJson]
 
 
 class CordonJson(TypedDict):

@@ -74,6 +74,7 @@ def facts(dataset: Dataset, seen: Situation, picture: Picture) -> list[tuple[str
         ("used by", f"workload {listing(users)}" if users else ""),
         *(("ignored", f"workload {user}: {wrong}") for user in users if (wrong := picture.workloads[user].invalid)),
         ("data", _data(dataset)),
+        *_diverged(dataset),
     ]
     return [*lines, *(("unreadable", reason) for reason in dataset.unreadable)]
 
@@ -83,6 +84,18 @@ def _data(dataset: Dataset) -> str:
     if tenure is None:
         return ""
     return f"uid {tenure.uid}" + (f", object {tenure.object}" if tenure.object else "")
+
+
+def _diverged(dataset: Dataset) -> list[tuple[str, str]]:
+    """What an epoch has written that no later one went on from, and what to do about it."""
+    lines = [
+        ("diverged", f"{node}: epoch {one.epoch}{size}, kept in {one.path}{'; it goes' if one.discard else ''}")
+        for node, told in dataset.diverged.items()
+        for one in told.copies
+        for size in (f", {format_size(one.size)} of its own" if one.size is not None else "",)
+    ]
+    where = " ".join(f"--discard {node}" for node in dataset.diverged)
+    return [*lines, ("to decide", f"drover resolve {dataset.name} {where}")] if lines else []
 
 
 def history(entries: tuple[HistoryEntry, ...]) -> str:

@@ -151,6 +151,10 @@ def _orphaned(dataset: Dataset, tenure: Tenure, picture: Picture) -> Situation:
     told = status.reason if status and status.phase is Phase.WAITING else ""
     if isinstance(dataset.declaration, Undeclared):
         return _doomed(tenure)
+    if tenure.copies and not any(name in picture.live for name in tenure.copies):
+        _, needs, what = told.partition("needs you: ")
+        todo = what if needs else f"bring {listing(tenure.copies)} back: nobody else has the data"
+        return Situation(Phase.WAITING, "", told or f"{node} has died", NeedsYou(todo))
     home = dataset.desired.node if dataset.desired else node
     candidates = _candidates(spec, tenure, picture)
     if home in picture.live:

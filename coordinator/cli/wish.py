@@ -9,7 +9,7 @@ from pathlib import Path
 
 from drover.coordinator import trace
 from drover.coordinator.keys import Keys
-from drover.coordinator.records import Asked
+from drover.coordinator.records import Accepted, Asked
 from drover.coordinator.txn import Delete, Put
 
 
@@ -27,10 +27,12 @@ def user() -> str:
     return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
-def wish(keys: Keys, dataset: str, node: str, verb: str, parent: str = "") -> tuple[Put, ...]:
+def wish(
+    keys: Keys, dataset: str, node: str, verb: str, parent: str = "", accepts: Accepted | None = None
+) -> tuple[Put, ...]:
     """For one transaction: `asked/<d>` counts only beside the `desired/<d>` that was put with it. parent: the
-    traceparent that the move is to belong to; "": a new one."""
-    asked = Asked(by=f"{user()}, drover {verb}", trace=parent or trace.new())
+    traceparent that the move is to belong to; "": a new one. accepts: what may be lost by it."""
+    asked = Asked(by=f"{user()}, drover {verb}", trace=parent or trace.new(), accepts=accepts)
     return Put(keys.desired(dataset), node.encode()), Put(keys.asked(dataset), asked.encode())
 
 

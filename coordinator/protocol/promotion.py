@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from drover.coordinator.protocol.dataset import Cluster, Dataset
-from drover.coordinator.records import Copy, Evidence, Fence, Holder, State, Tenure
+from drover.coordinator.records import Copy, Evidence, Fence, Holder, State
 from drover.coordinator.specs import DatasetSpec
 
 UNKNOWN = -1.0
@@ -46,9 +46,9 @@ def proven(fence: Fence | None, spec: DatasetSpec | None) -> bool:
     return spec is not None and spec.fencing == "cooperative"
 
 
-def loss(copy: Copy, tenure: Tenure, cluster: Cluster) -> float | None:
-    """Seconds of writing that are lost, at most, by going on from this copy of the tenure's epoch; None: not known."""
-    fence = cluster.fences.get(tenure.incarnation)
+def loss(copy: Copy, fence: Fence | None) -> float | None:
+    """Seconds of writing that are lost, at most, by going on from this copy that was taken by whom this fence is about;
+    None: not known."""
     if fence is None or fence.until is None:
         return None
     return max(0.0, fence.until - copy.taken)
@@ -87,7 +87,7 @@ def _of(d: Dataset, node: str, cluster: Cluster) -> Promoted | None:
     if tenure is None or not isinstance(spec, DatasetSpec):
         return None
     copy = d.acknowledged.get(node)
-    lost = loss(copy, tenure, cluster) if copy and tenure.state is State.ACTIVE else None
+    lost = loss(copy, cluster.fences.get(tenure.incarnation)) if copy and tenure.state is State.ACTIVE else None
     word = d.desired_accepts
     if word is not None and word.epoch == tenure.epoch and d.desired == node and not d.answered:
         known = lost if copy is not None and copy.guid == word.guid and lost is not None else UNKNOWN
@@ -123,7 +123,7 @@ def _told(d: Dataset, able: Collection[str], cluster: Cluster) -> str:
     if tenure is None or not isinstance(spec, DatasetSpec) or (found := best(d, able)) is None:
         return ""
     node, copy = found
-    lost = loss(copy, tenure, cluster) if tenure.state is State.ACTIVE else None
+    lost = loss(copy, cluster.fences.get(tenure.incarnation)) if tenure.state is State.ACTIVE else None
     much = f", up to {lost:.0f} s older than its end" if lost is not None else ""
     why = f"max_data_loss is {spec.max_data_loss:g} s"
     if lost is not None and lost <= spec.max_data_loss:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import Cluster, Dataset, Writer
+from tests.cluster.cluster import Cluster, Dataset, Writer, boottime
 from tests.cluster.writer import RECORDS, check
 from tests.playground import Playground, eventually
 
@@ -19,14 +19,17 @@ SPEC: dict[str, Any] = {"backend": "btrfs", "size": "1GiB", "fs": None}
 LOSSY: dict[str, Any] = {"replicas": 1, "replicate_every": 1, "max_data_loss": 12, "fencing": "cooperative"}
 
 
+def copies(cluster: Cluster, data: Dataset) -> dict[str, Any]:
+    """What standbys have acknowledged in this epoch."""
+    record = cluster.record(f"copies/{data.name}")
+    return dict(record["nodes"]) if record.get("epoch") == data.epoch else {}
+
+
 def acknowledged(cluster: Cluster, data: Dataset, within: float = 15) -> str:
-    """The standby, once it has acknowledged a copy."""
-
-    def copies() -> dict[str, Any]:
-        return dict(cluster.record(f"copies/{data.name}").get("nodes", {}))
-
-    eventually(lambda: bool(copies()), "a standby has acknowledged", within)
-    return next(iter(copies()))
+    """The standby, once it has acknowledged a copy that was taken from now on."""
+    now = boottime()
+    eventually(lambda: any(c["taken"] > now for c in copies(cluster, data).values()), "a standby acknowledges", within)
+    return next(iter(copies(cluster, data)))
 
 
 def kept_up_to(writer: Writer, taken: float, before: str) -> None:
@@ -91,7 +94,107 @@ def test_a_standby_is_kept_promoted_within_max_data_loss_and_what_the_old_node_h
     assert 0 < data.owner["promoted"] <= LOSSY["max_data_loss"]
     writer.goes_on(standby, within=15)
     kept_up_to(writer, copy["taken"], "node-a")
+
     cluster.playground.start("node-a")
+    key = f"diverged/{data.name}/node-a"
+    eventually(lambda: bool(cluster.record(key)), "node-a tells what it had besides", 15)
+    (kept,) = cluster.record(key)["copies"]
+    records = cluster.playground.exec("node-a", "cat", f"{kept['path']}/{RECORDS}").stdout
+    check([one for one in writer.promised if one.node == "node-a"], records)
+    assert "diverged, kept" in cluster.drover("ls").stderr
+    assert cluster.drover("resolve", data.name, "--keep", "node-a", check=False).returncode == 3
+    cluster.drover("resolve", data.name, "--discard", "node-a")
+    eventually(lambda: not cluster.record(key), "node-a has removed it", 10)
+    assert cluster.playground.exec("node-a", "sh", "-c", f"ls -d {kept['path']} || true").stdout == ""
+
+
+@pytest.mark.long
+def test_without_leave_a_person_decides_and_what_was_promoted_goes_on_at_once(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a", **SPEC, **LOSSY | {"max_data_loss": 0})
+    writer = cluster.writer(data)
+    writer.goes_on("node-a", records=100)
+    standby = acknowledged(cluster, data)
+    cluster.playground.kill("node-a")
+    copy = cluster.record(f"copies/{data.name}")["nodes"][standby]
+    said = data.says(f"needs you: {standby} has a copy of {copy['at']}", within=20)
+    assert f"drover resolve {data.name} --keep {standby}" in said["reason"]
+    tried = cluster.drover("resolve", data.name, "--keep", standby, "--dry-run").stdout
+    assert f"the copy of {copy['at']} on {standby}" in tried
+    assert data.node == "node-a"
+    cluster.drover("resolve", data.name, "--keep", standby)
+    data.active_on(standby, within=5)
+    writer.goes_on(standby, within=15)
+    kept_up_to(writer, copy["taken"], "node-a")
+
+
+@pytest.mark.long
+def test_a_node_that_is_back_before_anybody_decides_goes_on_with_nothing_lost(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a", **SPEC, **LOSSY | {"max_data_loss": 0})
+    writer = cluster.writer(data)
+    writer.goes_on("node-a", records=100)
+    acknowledged(cluster, data)
+    cluster.playground.kill("node-a")
+    data.says("needs you", within=20)
+    cluster.playground.start("node-a")
+    data.active_on("node-a", within=40)
+    writer.goes_on("node-a", within=30)
+    writer.check()
+    assert cluster.record(f"diverged/{data.name}/node-a") == {}
+
+
+@pytest.mark.long
+def test_a_move_to_a_standby_sends_the_difference_only_and_the_copies_stay_as_many(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a", **SPEC, **LOSSY | {"replicas": 2})
+    cluster.playground.sh("node-a", f"head -c 32M /dev/urandom > {data.path}/large")
+    writer = cluster.writer(data)
+    eventually(lambda: len(copies(cluster, data)) == 2, "both have acknowledged", 30)
+    cluster.move(data, "node-b")
+    data.active_on("node-b", within=30)
+    writer.goes_on("node-b")
+    writer.check()
+    rounds = [line for line in cluster.log("node-a").splitlines() if f"{data.name} to node-b: round" in line]
+    assert rounds
+    assert all("the difference" in line for line in rounds)
+    eventually(lambda: set(copies(cluster, data)) == {"node-a", "node-c"}, "both others have acknowledged", 30)
+    sent = [line for line in cluster.log("node-b").splitlines() if f"{data.name} to standby" in line]
+    assert sent
+    assert all("the difference" in line for line in sent)
+
+
+@pytest.mark.long
+def test_a_standby_that_is_away_holds_up_nothing_and_catches_up_with_a_difference(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a", **SPEC, **LOSSY | {"replicas": 2})
+    writer = cluster.writer(data)
+    eventually(lambda: len(copies(cluster, data)) == 2, "both have acknowledged", 30)
+    cluster.playground.partition("node-b", "nodes")
+    before = copies(cluster, data)
+    eventually(lambda: copies(cluster, data)["node-c"]["taken"] > before["node-c"]["taken"] + 5, "node-c goes on", 30)
+    eventually(lambda: set(cluster.record(f"copies/{data.name}")["trouble"]) == {"node-b"}, "people are told", 60)
+    assert copies(cluster, data)["node-b"]["taken"] <= before["node-b"]["taken"] + 3
+    cluster.playground.heal("node-b")
+    eventually(lambda: copies(cluster, data)["node-b"]["taken"] > before["node-b"]["taken"] + 5, "node-b is back", 90)
+    sent = [line for line in cluster.log("node-a").splitlines() if f"{data.name} to standby node-b" in line]
+    assert "the difference" in sent[-1]
+    writer.check()
+
+
+@pytest.mark.long
+def test_copies_that_are_not_wanted_any_more_go_where_they_are(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a", **SPEC, **LOSSY | {"replicas": 2, "reclaim": "delete"})
+    eventually(lambda: len(copies(cluster, data)) == 2, "both have acknowledged", 30)
+    uid = data.owner["uid"]
+
+    def having() -> set[str]:
+        playground = cluster.playground
+        looked = {n: playground.exec(n, "ls", f"{playground.home(n)}/pool").stdout for n in playground.nodes}
+        return {node for node, found in looked.items() if uid in found}
+
+    assert having() == {"node-a", "node-b", "node-c"}
+    data.declare(**SPEC, **LOSSY | {"replicas": 1, "reclaim": "delete"})
+    eventually(lambda: len(having()) == 2, "one has removed its own", 20)
+    assert having() == {"node-a", *copies(cluster, data)}
+    cluster.delete(f"datasets/{data.name}")
+    eventually(lambda: not having(), "all are gone with the dataset", 30)
 
 
 @pytest.mark.long
