@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -32,6 +32,7 @@ from drover.coordinator.txn import Delete, Entry, Put, Txn, unchanged
 
 _JOIN = 20.0
 """Seconds that halted agents may take to join again before their datasets may go to others."""
+T = TypeVar("T")
 _BATCH = 50
 """Fences or nodes in one transaction; etcd takes 128 operations."""
 _ELSE = "Something wrote to etcd meanwhile"
@@ -39,7 +40,7 @@ _ELSE = "Something wrote to etcd meanwhile"
 
 @dataclass(frozen=True)
 class Seen:
-    """All that etcd has. cluster_entry: of the record `cluster`."""
+    """All that etcd has. cluster_entry: of the record `cluster`; heartbeat_entries: by node."""
 
     etcd: str
     cluster: Cluster
@@ -47,6 +48,7 @@ class Seen:
     datasets: dict[str, Dataset]
     tenure_entries: dict[str, Entry]
     heartbeats: dict[str, Heartbeat]
+    heartbeat_entries: dict[str, Entry]
     nodes: dict[str, NodeRecord]
     fences: dict[str, Fence]
     revision: int
@@ -86,6 +88,7 @@ async def look(store: Store, keys: Keys) -> Seen:
         datasets,
         by_kind[Kind.OWNERS],
         _decoded(Heartbeat, by_kind[Kind.HEARTBEATS]),
+        by_kind[Kind.HEARTBEATS],
         _decoded(NodeRecord, by_kind[Kind.NODES]),
         _decoded(Fence, by_kind[Kind.FENCES]),
         found.revision,
@@ -138,7 +141,7 @@ class Recovery:
         cluster = self._seen.cluster
         await self._declare(cluster.model_copy(update={"etcd": UNDER_RECOVERY}))
         await self._nobody_lives()
-        await self._fence(incarnations(self._seen, self._reports, plan))
+        await self._fence(incarnations(self._seen, self._reports, plan), silent=True)
         await self._forget_nodes()
         for restored in plan.restored:
             await self._restore(restored)
@@ -163,10 +166,10 @@ class Recovery:
                 while not wanted <= {entry.key for entry in (await self._store.range(start, range_end(start))).entries}:
                     await asyncio.sleep(0.2)
 
-    async def _write(self, then: tuple[Put | Delete, ...], *compare: tuple[str, Entry | None]) -> int:
+    async def _write(self, then: Sequence[Put | Delete], *compare: tuple[str, Entry | None]) -> int:
         """The revision of a transaction that holds only while nobody else recovers."""
         compares = [unchanged(key, entry) for key, entry in ((self._keys.cluster, self._seen.cluster_entry), *compare)]
-        return (await commit(self._store, Txn(tuple(compares), then), _ELSE)).revision
+        return (await commit(self._store, Txn(tuple(compares), tuple(then)), _ELSE)).revision
 
     async def _nobody_lives(self) -> None:
         """No heartbeat moves for W: by then what an agent had begun that was stopped just before has ended, too."""
@@ -191,25 +194,31 @@ class Recovery:
                 outcome="No agent joins until this command has been through.",
             ) from error
 
-    async def _fence(self, known: Mapping[str, str]) -> None:
-        """All of them, by the operator's word. A fence that only says silence would free nothing."""
+    async def _fence(self, known: Mapping[str, str], silent: bool = False) -> None:
+        """All of them, by the operator's word. A fence that only says silence would free nothing. silent: their nodes'
+        heartbeats must be as they were. A watch that told of none may be late."""
         at = timestamp(now())
         wanted = [
-            Put(
-                self._keys.fence(incarnation),
-                Fence(
-                    node=node or "unknown",
-                    by="operator",
-                    evidence=Evidence.OPERATOR,
-                    detail="recovered after etcd went back",
-                    at=at,
-                ).encode(),
+            (
+                node,
+                Put(
+                    self._keys.fence(incarnation),
+                    Fence(
+                        node=node or "unknown",
+                        by="operator",
+                        evidence=Evidence.OPERATOR,
+                        detail="recovered after etcd went back",
+                        at=at,
+                    ).encode(),
+                ),
             )
             for incarnation, node in sorted(known.items())
             if (fence := self._seen.fences.get(incarnation)) is None or fence.evidence is Evidence.SILENCE
         ]
         for batch in _batches(wanted):
-            await self._write(batch)
+            nodes = sorted({node for node, _ in batch if node}) if silent else []
+            still = [(self._keys.heartbeat(node), self._seen.heartbeat_entries.get(node)) for node in nodes]
+            await self._write([put for _, put in batch], *still)
 
     async def _forget_nodes(self) -> None:
         for batch in _batches([Delete(self._keys.node(node)) for node in self._seen.nodes]):
@@ -238,8 +247,8 @@ class Recovery:
         )
 
 
-def _batches(operations: Sequence[Put | Delete]) -> Iterable[tuple[Put | Delete, ...]]:
-    return (tuple(operations[at : at + _BATCH]) for at in range(0, len(operations), _BATCH))
+def _batches(operations: Sequence[T]) -> Iterable[Sequence[T]]:
+    return (operations[at : at + _BATCH] for at in range(0, len(operations), _BATCH))
 
 
 def read_reports(files: Sequence[Path]) -> list[NodeReport]:

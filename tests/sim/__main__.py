@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from tests.sim.campaign import Kept, campaign
 from tests.sim.many import hunts, many, one
 from tests.sim.mutants import MUTANTS, QUICK
 from tests.sim.report import LAST, Report, story, table
 from tests.sim.run import TROUBLE
+from tests.sim.scenarios import KINDS
+from tests.sim.world import Outcome
 
 
 def hunt_all(names: Sequence[str], seeds: range, seconds: float, jobs: int) -> int:
@@ -28,6 +31,21 @@ def hunt_all(names: Sequence[str], seeds: range, seconds: float, jobs: int) -> i
 
 EVERY = 50
 """Runs between two writings of a report."""
+OFTEN = 20.0
+"""Seconds between two of a campaign's."""
+
+
+def long_campaign(each: int, events: int, first: int, jobs: int, path: Path | None, kept: Kept) -> Report:
+    """path: where its table is written now and then."""
+    report = kept.load()
+
+    def told() -> None:
+        if kept.save(report, OFTEN) and path:
+            write(path, report)
+
+    campaign(report, first + report.runs, each, events, jobs, told)
+    kept.save(report)
+    return report
 
 
 def write(path: Path, report: Report) -> None:
@@ -50,33 +68,48 @@ def main() -> int:
     parser.add_argument("--mutants", choices=("all", "quick"), help="each mutant must be found within --seeds runs")
     parser.add_argument("--events", type=int, default=0, help="no further runs after so many events")
     parser.add_argument("--report", type=Path, help="write the table of faults to this file, as Markdown")
+    parser.add_argument("--favour", choices=sorted(KINDS), default="", help="with --seed: this kind of fault, often")
+    parser.add_argument("--each", type=int, help="a campaign: until each kind of fault was injected so often")
+    parser.add_argument(
+        "--kept",
+        type=Path,
+        default=Path(".cache/campaign.json"),
+        help="what a campaign has come to, so that it can be ended and goes on there",
+    )
     asked = parser.parse_args()
     seeds = range(asked.first, asked.first + asked.seeds)
     if asked.mutants:
         names = list(MUTANTS) if asked.mutants == "all" else list(QUICK)
         return 1 if hunt_all(names, seeds, asked.seconds, asked.jobs) else 0
     if asked.seed is not None:
-        outcome = one(asked.seed, asked.seconds, asked.mutant)
+        outcome = one(asked.seed, asked.seconds, asked.mutant, asked.favour)
         for line in story(outcome, asked.lines):
             say(line)
         return 1 if outcome.broken else 0
-    report = Report()
-    with closing(many(seeds, asked.seconds, asked.mutant, asked.jobs)) as outcomes:
-        for outcome in outcomes:
-            report.add(outcome)
-            if asked.report and report.runs % EVERY == 0:
-                write(asked.report, report)
-            if asked.events and report.events >= asked.events:
-                break
+    smallest: Outcome | None = None
+    if asked.each:
+        report = long_campaign(asked.each, asked.events, asked.first, asked.jobs, asked.report, Kept(asked.kept))
+    else:
+        report = Report()
+        with closing(many(seeds, asked.seconds, asked.mutant, asked.jobs)) as outcomes:
+            for outcome in outcomes:
+                report.add(outcome)
+                if outcome.broken and (smallest is None or outcome.seed < smallest.seed):
+                    smallest = outcome
+                if asked.report and report.runs % EVERY == 0:
+                    write(asked.report, report)
+                if asked.events and report.events >= asked.events:
+                    break
     if asked.report:
         write(asked.report, report)
     for line in report.lines():
         say(line)
     if not report.failed:
         return 0
-    say("")
-    for line in story(one(min(report.failed), asked.seconds, asked.mutant), asked.lines):
-        say(line)
+    if smallest is not None:
+        say("")
+        for line in story(one(smallest.seed, asked.seconds, asked.mutant), asked.lines):
+            say(line)
     return 1
 
 

@@ -147,6 +147,9 @@ class Checks:
         self._volume_of = {k: v for k, v in self._volume_of.items() if k[1] <= truth.revision}
         self._followed.clear()
 
+    def fenced(self, incarnation: str) -> bool:
+        return incarnation in self._fenced
+
     def operator(self, incarnation: str) -> None:
         """A person has fenced it."""
         self._fenced.add(incarnation)

@@ -36,7 +36,7 @@ def etcd_restored(world: World, machine: Machine, rng: random.Random) -> None:
         return
     truth = world.etcd.truth
     backup = rng.choice(world.backups)
-    same = rng.random() < 0.3
+    same = rng.random() < (0.5 if world.hasty else 0.3)
     ahead = 100_000 if rng.random() < 0.2 else 0
     world.fault("etcd restored, with its cluster id" if same else "etcd restored", machine.name)
     world.say("etcd", f"goes back from revision {truth.revision} to {backup.revision}")
@@ -49,7 +49,7 @@ def etcd_restored(world: World, machine: Machine, rng: random.Random) -> None:
         world.etcd.members[name].down = back
     world.etcd.break_watches()
     world.etcd.elect()
-    world.after(rng.uniform(4.0, 20.0), lambda: recover(world))
+    world.after(rng.uniform(0.5, 4.0) if world.hasty else rng.uniform(4.0, 20.0), lambda: recover(world))
 
 
 def recover(world: World) -> None:

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 
 from tests.sim.mutants import MUTANTS, mutated
 from tests.sim.run import simulator
-from tests.sim.swarm import scenario_of
+from tests.sim.scenarios import scenario_of
 from tests.sim.world import Outcome
 
 CHUNK = 10
@@ -27,10 +27,10 @@ def chunk(seeds: range, seconds: float, mutant: str) -> list[Outcome]:
     return outcomes
 
 
-def one(seed: int, seconds: float, mutant: str) -> Outcome:
+def one(seed: int, seconds: float, mutant: str, favours: str = "") -> Outcome:
     """A run with the agents' logs in its story."""
     with simulator() as sim, mutated(MUTANTS[mutant]) if mutant else nullcontext():
-        return sim.run(seed, seconds, logs=True)
+        return sim.run(seed, seconds, logs=True, favours=favours)
 
 
 def many(seeds: range, seconds: float, mutant: str, jobs: int) -> Generator[Outcome, None, None]:

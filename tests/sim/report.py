@@ -12,10 +12,15 @@ LAST = 80
 """Lines of a story that are told."""
 
 
+def repeat(outcome: Outcome) -> str:
+    """The arguments that repeat this run."""
+    return f"--seed {outcome.seed}" + (f' --favour "{outcome.favours}"' if outcome.favours else "")
+
+
 @dataclass
 class Report:
     """runs, events, writes: how many. faults: of each kind. met: the states of the protocol that each kind has met.
-    settled: seconds, by run. failed: seeds, and what was broken."""
+    settled: seconds, by run. failed: runs, by what repeats them, and what was broken."""
 
     runs: int = 0
     events: int = 0
@@ -23,7 +28,7 @@ class Report:
     faults: Counter[str] = field(default_factory=Counter)
     met: dict[str, set[str]] = field(default_factory=dict)
     settled: list[float] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def add(self, outcome: Outcome) -> None:
         self.runs += 1
@@ -35,7 +40,7 @@ class Report:
         if outcome.settled is not None:
             self.settled.append(outcome.settled)
         if outcome.broken:
-            self.failed[outcome.seed] = outcome.broken
+            self.failed[repeat(outcome)] = outcome.broken
 
     @property
     def pairs(self) -> int:
@@ -55,8 +60,8 @@ class Report:
                 f"{name} {seconds:.1f} s" for name, seconds in zip(("median", "p90", "p99", "longest"), at, strict=True)
             )
         yield f"broken promises: {len(self.failed)}"
-        for seed, what in sorted(self.failed.items()):
-            yield f"  seed {seed}: {what}"
+        for how, what in self.failed.items():
+            yield f"  {how}: {what}"
 
 
 def table(report: Report) -> Iterator[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from tests.sim.scenarios import KINDS
 from tests.sim.swarm import unleash
 from tests.sim.virtual import Chance, virtual
 from tests.sim.world import Line, Outcome, World
@@ -74,11 +75,12 @@ class Simulator:
     def __init__(self, directory: Path, chance: Chance) -> None:
         self._directory, self._chance = directory, chance
 
-    def run(self, seed: int, seconds: float = TROUBLE, logs: bool = False) -> Outcome:
-        """One run from its beginning to its end. logs: the agents' own are part of the story."""
+    def run(self, seed: int, seconds: float = TROUBLE, logs: bool = False, favours: str = "") -> Outcome:
+        """One run from its beginning to its end. logs: the agents' own are part of the story. favours: a kind of fault,
+        which says for how long, too; or ""."""
         directory = self._directory / str(seed)
         directory.mkdir()
-        world = World(seed, directory)
+        world = World(seed, directory, favours)
         self._chance.random = world.rng
         with _logged(world) if logs else nullcontext():
             return self._run(world, directory, seconds)
@@ -86,7 +88,7 @@ class Simulator:
     def _run(self, world: World, directory: Path, seconds: float) -> Outcome:
         unleash(world)
         world.begin()
-        world.run_for(seconds)
+        world.run_for(KINDS[world.favours].seconds if world.favours else seconds)
         settled = None if world.broken else self._settle(world)
         outcome = world.outcome(settled)
         world.broken = world.broken or "over"
@@ -108,7 +110,10 @@ class Simulator:
             world.breach(f"{', '.join(left)} not active {CALM:.0f} s after all trouble had ended")
             return None
         settled = world.loop.now - healed
-        if world.one_dies:
+        for death in range(world.deaths):
+            if death:
+                world.run_for(CALM, lambda: world.all_live() and not world.unserved())
+                world.run_for(world.rng.uniform(0.0, 2.0))
             world.loses_one()
             world.run_for(CALM, lambda: not world.unserved_elsewhere())
             if left := world.unserved_elsewhere():

@@ -80,6 +80,9 @@ class Slowness:
     hangs: float = 0.0
 
 
+_SOUND = Slowness()
+
+
 class Job:
     """One helper at work."""
 
@@ -107,6 +110,11 @@ class Storage:
         self.world = world
         self.images: dict[str, Image] = {}
         self.slowness = Slowness()
+        self.steps: tuple[str, ...] = ()
+        """The only ones that it is for; (): all."""
+
+    def _slowness(self, step: str) -> Slowness:
+        return self.slowness if not self.steps or step in self.steps else _SOUND
 
     def machine_off(self, machine: str) -> None:
         """The platform notices, some time, that an instance is off. Attachments stay until somebody detaches them."""
@@ -149,12 +157,12 @@ class Storage:
     async def _ask(self, machine: Machine, what: str, do: Callable[[], None]) -> None:
         """A call of the platform's API. What was asked happens, whatever becomes of the one that asked."""
         world, delay = self.world, self.world.rng.uniform(0.02, 0.3)
-        fate = world.rng.random()
-        if fate < self.slowness.fails:
+        fate, slowness = world.rng.random(), self._slowness(what)
+        if fate < slowness.fails:
             world.fault(f"{what} fails", machine.name)
             await asyncio.sleep(delay)
             raise StorageError(f"the platform refuses to {what}: try again")
-        if fate < self.slowness.fails + self.slowness.late:
+        if fate < slowness.fails + slowness.late:
             world.fault(f"{what} late", machine.name)
             delay += world.rng.uniform(1.0, 12.0)
         done = world.loop.create_future()
@@ -184,7 +192,7 @@ class Storage:
         """Time that a step takes; in trouble much more, or until it is killed."""
         world = self.world
         delay, fate = world.rng.uniform(least, most), world.rng.random()
-        slowness = self.slowness
+        slowness = self._slowness(what)
         if fate < slowness.fails:
             world.fault(f"{what} fails", machine.name)
             await asyncio.sleep(delay)

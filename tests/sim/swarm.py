@@ -3,13 +3,13 @@ Swarm Testing, ISSTA 2012). Every second run favours one scenario: faults that m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 
 from tests.sim import disaster, faults, scripts, wishes
 from tests.sim.etcd import Odds
 from tests.sim.faults import Fault
-from tests.sim.storage import Slowness
+from tests.sim.scenarios import KINDS, SCENARIOS, scenario_of
+from tests.sim.storage import BLOCK, Slowness
 from tests.sim.world import World
 
 FAULTS: dict[str, Fault] = {
@@ -60,45 +60,8 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """faults: by name; twice is twice as often. odds: fields of Odds and Slowness. unarmed: nothing resets machine c.
-    one_dies: in the end one machine dies for good, with its lease."""
-
-    faults: tuple[str, ...]
-    odds: Mapping[str, float] = field(default_factory=dict)
-    unarmed: bool = False
-    one_dies: bool = False
-
-
-SCENARIOS: dict[str, Scenario] = {
-    "a handover that is not wanted any more": Scenario(("unwanted_handover", "unwanted_handover", "move")),
-    "late words": Scenario(("last_word", "move")),
-    "late helpers": Scenario(("late_helper", "late_helper", "move", "cut_off"), {"starts_late": 0.5}),
-    "nothing resets it": Scenario(("both_stopped", "storage_hangs", "move", "move"), unarmed=True),
-    "what is seen comes late": Scenario(("member_lags", "move"), {"event_late": 0.2}),
-    "late words of the dead": Scenario(("late_of_the_dead", "agent_stopped", "move"), {"late_commit": 0.1}),
-    "leases end early": Scenario(("late_lease_record", "late_lease_record", "move")),
-    "what is killed does not die": Scenario(("hangs_and_is_cut_off", "storage_hangs", "move"), unarmed=True),
-    "a session is forgotten": Scenario(("forgets_its_session", "cut_off", "agent_restart", "move")),
-    "etcd away for everybody": Scenario(("outage", "move")),
-    "specs come and go": Scenario(
-        ("spec_deleted", "spec_deleted", "move", "watches_break"), {"event_late": 0.1, "event_lost": 0.05}
-    ),
-    "pauses": Scenario(("paused", "paused", "cut_off", "agent_restart", "power_cut", "move")),
-    "machines are suspended": Scenario(("suspended", "suspended", "move")),
-    "groups change": Scenario(("regrouped", "regrouped", "move", "holder_in_trouble", "drained")),
-    "in the trash and back": Scenario(("trashed", "trashed", "move", "holder_in_trouble")),
-    "etcd goes back": Scenario(("etcd_restored", "move", "move", "agent_restart")),
-    "a copy of etcd": Scenario(("etcd_copied", "etcd_copied", "move")),
-    "machines shut down": Scenario(("shuts_down", "shuts_down", "move", "agent_restart")),
-    "one dies for good": Scenario(("dies_with_its_lease", "move", "cordoned"), one_dies=True),
-}
-
-
-def scenario_of(seed: int) -> str:
-    """Which scenario a run favours; "": none."""
-    return "" if seed % 2 == 0 else list(SCENARIOS)[seed // 2 % len(SCENARIOS)]
+NOT_COOPERATIVE = ("agent and guard stopped", "storage hangs", "storage hangs, cut off from etcd")
+"""Where nobody must take silence for death."""
 
 
 def unleash(world: World) -> None:
@@ -109,19 +72,26 @@ def unleash(world: World) -> None:
     slow = {f.name: rng.uniform(0.01, 0.15) for f in fields(Slowness) if rng.random() < 0.3}
     pace = rng.choice((0.5, 1.0, 2.0, 4.0))
     world.cooperative = rng.random() < 0.2
-    world.one_dies = rng.random() < 0.2
-    if favoured := scenario_of(world.seed):
-        scenario = SCENARIOS[favoured]
+    world.deaths = int(rng.random() < 0.2)
+    favoured = world.favours or scenario_of(world.seed)
+    if favoured:
+        scenario = KINDS[favoured] if world.favours else SCENARIOS[favoured]
         world.say("seed", f"favours: {favoured}")
         chosen = [*scenario.faults, *scenario.faults, *rng.sample(chosen, 1)]
-        keep = rng.random() < 0.3
+        keep = rng.random() < (0.05 if scenario.hasty else 0.3)
         odds, slow = (odds, slow) if keep else ({}, {})
         for name, value in scenario.odds.items():
             (odds if name in Odds.__dataclass_fields__ else slow)[name] = value
         world.cooperative = world.cooperative and not scenario.unarmed
-        world.one_dies = scenario.one_dies
+        world.deaths = scenario.deaths
+        world.hasty, world.reclaim, world.storage.steps = scenario.hasty, scenario.reclaim, scenario.steps
+        pace = scenario.pace or pace
         if scenario.unarmed:
             world.machines["c"].armed = False
+        if scenario.block:
+            world.backends = dict.fromkeys(world.datasets, BLOCK)
+        if world.favours in NOT_COOPERATIVE:
+            world.cooperative = False
     world.etcd.odds, world.storage.slowness = Odds(**odds), Slowness(**slow)
 
     if {"etcd_copied", "etcd_restored"} & set(chosen):

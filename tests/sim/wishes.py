@@ -52,8 +52,8 @@ def spec_deleted(world: World, machine: Machine, rng: random.Random) -> None:
         if spec is not None:
             world.put(workload, spec.value)
 
-    if rng.random() < 0.9:
-        world.then(rng.choice((0.001, rng.uniform(0.0, 1.0), rng.uniform(0.0, 15.0))), again)
+    if rng.random() < 0.9 or world.hasty:
+        world.then(rng.choice((0.001, rng.uniform(0.0, 1.0), rng.uniform(0.0, 1.0 if world.hasty else 15.0))), again)
 
 
 def confirmed_off(world: World, machine: Machine, rng: random.Random) -> None:
@@ -65,6 +65,7 @@ def confirmed_off(world: World, machine: Machine, rng: random.Random) -> None:
         for n, i in named
         if not i.startswith(f"{n}.{world.machines[n].boot_id[:12]}") or not world.machines[n].up
     ]
+    off = [(n, i) for n, i in off if not world.checks.fenced(i)]
     if not off:
         return
     node, incarnation = rng.choice(off)
@@ -110,7 +111,7 @@ def paused(world: World, machine: Machine, rng: random.Random) -> None:
     if world.etcd.truth.entry(world.keys.pause) is not None:
         return
     world.fault("pause", machine.name)
-    seconds = rng.uniform(5.0, 40.0)
+    seconds = rng.uniform(1.0, 8.0) if world.hasty else rng.uniform(5.0, 40.0)
     until = datetime.fromtimestamp(BEGINNING + world.loop.now + seconds, UTC)
     world.put(world.keys.pause, Pause(until=until, by="user").encode())
     world.after(seconds * rng.choice((rng.random(), 1.0)), lambda: world.erase(world.keys.pause))
@@ -147,11 +148,11 @@ def trashed(world: World, machine: Machine, rng: random.Random) -> None:
             return
         world.commit(trash.lay_aside(keys, there, record, owner, now, world.random_id()))
         world.say("user", f"{name} is in the trash")
-        fate = rng.random()
-        if fate < 0.7:
-            world.then(rng.uniform(0.0, 10.0), undelete)
-        elif fate < 0.9:
-            world.then(rng.uniform(0.0, 10.0), empty)
+        fate, wait = rng.random(), rng.uniform(0.0, 1.0 if world.hasty else 10.0)
+        if fate < (0.5 if world.hasty else 0.7):
+            world.then(wait, undelete)
+        elif fate < 0.9 or world.hasty:
+            world.then(wait, empty)
 
     def undelete() -> None:
         there, held, owner = (truth.entry(key) for key in (keys.trash(aside), keys.owner(aside), keys.owner(name)))
@@ -174,6 +175,8 @@ def trashed(world: World, machine: Machine, rng: random.Random) -> None:
         world.fault("trash emptied", machine.name)
         world.doomed.add(tenure.uid)
         world.commit(trash.empty(there, held, Tenure.decode(held.value), world.random_id()))
+        if world.hasty and truth.entry(keys.dataset(name)) is None:
+            world.declare(name)
 
     world.then(0.1, given_up)
     if rng.random() < 0.3:

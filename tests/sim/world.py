@@ -20,6 +20,7 @@ from tests.sim.checks import Checks
 from tests.sim.etcd import MEMBERS, Etcd, Odds, Sender
 from tests.sim.loop import VirtualLoop, alone
 from tests.sim.machine import Machine, MachineProcess
+from tests.sim.scenarios import KINDS
 from tests.sim.storage import BLOCK, SHARED, Slowness, Storage
 from tests.sim.truth import Backup
 
@@ -45,6 +46,7 @@ class Outcome:
     states: how often each fault met each state. digest: of the whole trace."""
 
     seed: int
+    favours: str
     broken: str
     settled: float | None
     faults: Counter[str]
@@ -56,11 +58,12 @@ class Outcome:
 
 
 class World:
-    """seed: of everything. directory: for the files that agents leave on tmpfs."""
+    """seed, favours: of everything; favours: the kind of fault that shall happen often, or "". directory: for the files
+    that agents leave on tmpfs."""
 
-    def __init__(self, seed: int, directory: Path) -> None:
-        self.seed = seed
-        self.rng = random.Random(seed)
+    def __init__(self, seed: int, directory: Path, favours: str = "") -> None:
+        self.seed, self.favours = seed, favours
+        self.rng = random.Random(f"{seed} {favours}" if favours else seed)
         self.loop = VirtualLoop()  # type: ignore[abstract]
         self.directory = directory
         self.keys = Keys()
@@ -92,12 +95,16 @@ class World:
             )
             for name, armed in (("a", True), ("b", True), ("c", rng.random() < 0.5))
         }
-        self.datasets = ("d", "e", "f")
+        self.datasets = tuple("defghijk"[: KINDS[favours].datasets if favours else 3])
         self.backends = {name: rng.choice((SHARED, SHARED, BLOCK)) for name in self.datasets}
         self.grouped = rng.random() < 0.5
         self.cooperative = False
-        self.one_dies = False
-        """In the end, and then what may be elsewhere must be."""
+        self.deaths = 0
+        """How often one machine dies in the end, and then what may be elsewhere must be."""
+        self.hasty = False
+        """What people do takes them a second."""
+        self.reclaim = ""
+        """What all specs say of the data; "": any."""
         self.requests: dict[str, int] = {}
         """How often something else was wanted of each."""
         self.groups = {name: self.group_of(name) for name in self.datasets}
@@ -194,7 +201,7 @@ class World:
         """Now and then, while there is trouble."""
         if not self.etcd.lost:
             self.backups = [*self.backups[-4:], self.etcd.truth.backup()]
-        self.then(self.rng.uniform(3.0, 8.0), self.keep_backups)
+        self.then(self.rng.uniform(0.5, 2.0) if self.hasty else self.rng.uniform(3.0, 8.0), self.keep_backups)
 
     def other_id(self) -> str:
         """The cluster id of another etcd."""
@@ -213,7 +220,9 @@ class World:
             backend=self.backends[name],
             size=SIZE,
             failover=self.failover[name],
-            reclaim=DatasetSpec.decode(before.value).reclaim if before else rng.choice(["retain", "delete"]),
+            reclaim=DatasetSpec.decode(before.value).reclaim
+            if before
+            else self.reclaim or rng.choice(["retain", "delete"]),
             fencing="cooperative" if self.cooperative else "hard",
             group=self.groups[name],
         )
@@ -221,7 +230,7 @@ class World:
 
     def group_of(self, name: str) -> str | None:
         """Of which it is in the beginning and in the end."""
-        return "g" if self.grouped and name != "d" else None
+        return "g" if self.grouped and name in ("e", "f") else None
 
     def delete(self, name: str) -> None:
         """Of a spec. What it says of the data now is what a user asks for."""
@@ -346,6 +355,7 @@ class World:
     def outcome(self, settled: float | None) -> Outcome:
         return Outcome(
             self.seed,
+            self.favours,
             self.broken,
             settled,
             self.faults,
