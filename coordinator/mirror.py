@@ -28,7 +28,7 @@ class Mirror:
     revision of the listing that found it gone. An exception of on_change ends `run`.
 
     audit: seconds, about, between two listings of a watched range: etcd before 3.4.31 and 3.5.13 can lose events of a
-    watch without a word (etcd issue 17529).
+    watch without a word (etcd issue 17529). on_gap: called where history is gone, before the range is listed anew.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Mirror:
         on_change: Callable[[Sequence[Change]], None],
         *,
         audit: float = 300.0,
+        on_gap: Callable[[], None] = lambda: None,
     ) -> None:
         self.revision = 0
         """Everything up to this revision is in `entries`."""
@@ -50,7 +51,7 @@ class Mirror:
         self._start = start
         self._end = end
         self._on_change = on_change
-        self._audit = audit
+        self._audit, self._on_gap = audit, on_gap
         self._entries: dict[str, Entry] = {}
         self._whole = False
         self._ready = asyncio.Event()
@@ -74,7 +75,10 @@ class Mirror:
                 if not self._whole:
                     await self._list()
                 await self._follow_until_audit()
-            except (Compacted, TimeoutError):
+            except Compacted:
+                self._whole = False
+                self._on_gap()
+            except TimeoutError:
                 self._whole = False
             except StoreError as error:
                 self._lost(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ class _Watch:
     def __init__(self, member: Member, node: str, incarnation: str) -> None:
         self._member, self._node, self.incarnation = member, node, incarnation
         self._key = member.keys.heartbeat(node)
-        self._mirror = Mirror(member.store, self._key, self._key + "\0", lambda _: self._look())
+        self._mirror = Mirror(member.store, self._key, self._key + "\0", lambda _: self._look(), on_gap=self._anew)
         self._watched: Watched | None = None
         self._moved = asyncio.Event()
 
@@ -98,6 +99,12 @@ class _Watch:
                 beat = observer.stand_in(self.incarnation)
             self._watched = observer.observe(self._watched, self._node, beat, entry.mod_revision, now)
         self._moved.set()
+
+    def _anew(self) -> None:
+        """History is gone, perhaps because etcd is one that was restored: heartbeats that it has lost were answered,
+        and their sender counts from them. The wait begins again."""
+        if self._watched is not None:
+            self._watched = replace(self._watched, since=self._member.raw())
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:

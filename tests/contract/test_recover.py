@@ -104,6 +104,24 @@ async def test_an_agent_that_is_alive_stops_it_before_anything_of_a_dataset_is_c
         await join(store, keys, "node-b", tmp_path)
 
 
+async def test_a_heartbeat_that_no_watch_has_told_of_stops_it_as_well(
+    store: Etcd, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = await holding(store, keys, tmp_path)
+    recovery, found = await planned(store, keys)
+
+    async def told_of_nothing(self: Recovery) -> None:
+        beat = await store.get(keys.heartbeat("node-a"))
+        assert beat is not None
+        await store.txn(Txn((), (Put(beat.key, beat.value),)))
+
+    monkeypatch.setattr(Recovery, "_nobody_lives", told_of_nothing)
+    with pytest.raises(NotPossible, match="Something wrote to etcd meanwhile"):
+        await recovery.run(found, LIFE)
+    assert (await tenure_of_d(store, keys)).epoch == 4
+    assert await store.get(keys.fence(member.incarnation)) is None
+
+
 async def test_what_was_broken_off_is_done_by_running_it_again(
     store: Etcd, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,8 @@ class Scenario:
     """faults: by name; twice is twice as often. odds: fields of Odds and Slowness. unarmed: nothing resets machine c.
     deaths: how often one machine dies for good in the end, with its lease. pace: seconds between two faults; 0: any.
     steps: of the storage, which alone its odds are for; (): all. block: all volumes are attached to one machine at a
-    time. reclaim: what specs say; "": any. hasty: what people do takes them a second. datasets: how many. seconds: virtual, in which
-    things go wrong."""
+    time. reclaim: what specs say; "": any. hasty: what people do takes them a second. datasets: how many.
+    seconds: virtual, in which things go wrong."""
 
     faults: tuple[str, ...]
     odds: Mapping[str, float] = field(default_factory=dict)
