@@ -32,6 +32,7 @@ from drover.agent.ports import asking, serve_volumes, serving, watch_expiry
 from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
 from drover.agent.reporter import Reporter
+from drover.agent.runtimes import make_runtimes
 from drover.agent.sight import Sight
 from drover.agent.standbys import Means, Standbys
 from drover.agent.storage.base import Backend, Family
@@ -43,7 +44,6 @@ from drover.agent.users import Users
 from drover.agent.worker import Shared
 from drover.agent.workers import Workers
 from drover.agent.workloads.base import Runtime
-from drover.agent.workloads.process import ProcessRuntime
 from drover.coordinator.clock import read_clock
 from drover.coordinator.etcd import Etcd
 from drover.coordinator.join import Applicant, Joining, Refused
@@ -112,7 +112,9 @@ class Agent:
             guard = self._guard = self._sight.guard = stack.enter_context(Guard(settings.run_dir))
             helpers = await stack.enter_async_context(HelperPool(self._cgroups, guard, left_over=True))
             self._backends = make_backends(settings, helpers)
-            self._runtimes = self._make_runtimes(stack)
+            self._runtimes = make_runtimes(settings, self._cgroups, self.gate)
+            for runtime in self._runtimes.values():
+                stack.callback(runtime.close)
             await guard.start(guard_settings(settings, self._cgroups.root, self._backends))
             watch_expiry(settings, self._telemetry)
             receiver = self._receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
@@ -280,6 +282,8 @@ class Agent:
             group.create_task(workers.run())
             group.create_task(janitor.run())
             group.create_task(preparer.run())
+            for kind in allowed & self._runtimes.keys():
+                group.create_task(self._runtimes[kind].run())
             if users is not None:
                 users.changed = workers.wake
                 group.create_task(serve_volumes(self._settings, member, users, local))
@@ -398,18 +402,6 @@ class Agent:
             guard.armed,
             guard.until,
         )
-
-    def _make_runtimes(self, stack: contextlib.AsyncExitStack) -> dict[str, Runtime]:
-        settings = self._settings
-        process = ProcessRuntime(
-            self._cgroups,
-            settings.run_dir / "workloads",
-            settings.state_dir / "log",
-            settings.mount_root,
-            self.gate,
-        )
-        stack.callback(process.close)
-        return {process.kind: process}
 
     def _etcd(self) -> Etcd:
         return connect(self._settings.etcd, self._keys.cluster, self._telemetry.etcd_call)

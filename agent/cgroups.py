@@ -1,7 +1,8 @@
 """Drover's cgroups: what runs for a dataset or a workload is found, frozen and killed by its cgroup v2 directory.
 
 A cgroup needs no controllers for this, so it works on hybrid hosts, too. Below the root stand `agent`, `helpers`,
-`datasets/<dataset>` and `workloads/<workload>`. Standard library only: the guard and the helpers import this.
+`datasets/<dataset>`, `workloads/<workload>` and `containers/<workload>`. Standard library only: the guard and the
+helpers import this.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from drover.coordinator.keys import name_error
 
 AGAIN = 0.05
 """Seconds after which a cgroup that is not empty is killed again: somebody may have entered after the first kill."""
+
+
+CONTAINERS = "containers"
+"""Below it, by workload, an engine makes the cgroups of containers."""
 
 
 class CgroupError(Exception):
@@ -129,6 +134,20 @@ class Cgroups:
         """Of this PID namespace; [] where there is no such cgroup."""
         return [pid for directory in self._tree(path) for pid in _pids(directory)]
 
+    def contains(self, path: str, pid: int) -> bool:
+        """Whether a process is in it, or below."""
+        try:
+            text = Path(f"/proc/{pid}/cgroup").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True  # it is gone
+        own = next((line.removeprefix("0::") for line in text.splitlines() if line.startswith("0::")), "")
+        return f"{own}/".startswith(f"{self.seen_as(self.directory(path))}/")
+
+    def seen_as(self, directory: Path) -> str:
+        """The path of one of these cgroups from cgroup v2's root, as engines and /proc name it."""
+        mount = _cgroup2()
+        return "/" + str(directory.relative_to(mount)) if mount else str(directory)
+
     def populated(self, path: str) -> bool:
         """Whether processes are in it, those of other PID namespaces included. Zombies do not count."""
         try:
@@ -147,6 +166,14 @@ class Cgroups:
 
     def thaw(self, path: str) -> None:
         self._write(self.directory(path), "cgroup.freeze", "0")
+
+    def seal(self, path: str) -> None:
+        """Nobody makes a cgroup below it any more: an engine that is just about to start a container there fails.
+        Nothing where there is no such cgroup."""
+        self._write(self.directory(path), "cgroup.max.descendants", "0")
+
+    def unseal(self, path: str) -> None:
+        self._write(self.directory(path), "cgroup.max.descendants", "max")
 
     def kill(self, path: str, timeout: float) -> bool:
         """As kill_all, for one; whether it is empty."""

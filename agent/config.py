@@ -161,10 +161,24 @@ class Listen(_Table):
     data_peers: Literal["certificate", "plain"] = "certificate"
 
 
+Texts = Annotated[tuple[str, ...], BeforeValidator(values.listed)]
+
+
+class Containers(_Table):
+    """What containers may be, where workloads may be such. images: patterns; binds: directories; capabilities: beyond
+    those that the engine gives everybody."""
+
+    images: Texts = ("*",)
+    binds: Annotated[tuple[values.AbsolutePath, ...], BeforeValidator(values.listed)] = ()
+    capabilities: Texts = ()
+    privileged: bool = False
+
+
 class Workloads(_Table):
     """allow: kinds of workloads that a key in etcd may start here; none unless said."""
 
     allow: Annotated[tuple[Annotated[str, AfterValidator(values.kind)], ...], BeforeValidator(values.listed)] = ()
+    docker: Annotated[Containers, BeforeValidator(values.parsed)] = Containers()
 
 
 class Moves(_Table):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
@@ -12,8 +12,8 @@ from pydantic import AfterValidator
 from drover.agent.guard.settings import NOTHING, REBOOT
 from drover.coordinator.addresses import host_port
 from drover.coordinator.keys import Keys
+from drover.coordinator.kinds import KINDS
 from drover.coordinator.sizes import parse_size
-from drover.coordinator.specs import WorkloadSpec
 from drover.coordinator.timings import PROFILES, Timings
 
 MACHINE_ID = Path("/etc/machine-id")
@@ -118,9 +118,8 @@ def machine_id(value: str) -> str:
 
 
 def kind(value: str) -> str:
-    kinds = get_args(WorkloadSpec.model_fields["kind"].annotation)
-    if value not in kinds:
-        raise ValueError(f"{value!r} is no kind of workload; there is {', '.join(kinds)}")
+    if value not in KINDS:
+        raise ValueError(f"{value!r} is no kind of workload; there are {', '.join(KINDS)}")
     return value
 
 

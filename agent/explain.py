@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from drover.agent.situation import TRIES, Situation
 from drover.agent.storage.base import Attached, Away, Mounted
-from drover.agent.workloads.base import Absent, Exited
+from drover.agent.workloads.base import Absent, Exited, Running
 from drover.agent.workloads.restart import restart_at
 from drover.coordinator.protocol import ignored, placement
 from drover.coordinator.protocol.dataset import Dataset
@@ -120,6 +120,8 @@ def _workload_note(s: Situation, d: Dataset) -> str:
                 else f"died of signal {-condition.status}"
             )
             return f"workload {name} {how}; " + ("restarts" if again is not None else "is not restarted")
+        if isinstance(condition, Running) and condition.ailing:
+            return f"workload {name} {condition.ailing}"
         if missing := [n for n in spec.datasets if not isinstance(s.here.get(n), Mounted)]:
             return f"workload {name} waits for dataset {missing[0]}"
     return ""

@@ -41,8 +41,8 @@ class Janitor:
                 self._changed.set()
 
     async def _sweep(self) -> None:
-        wanted = self._view.cluster.workloads.keys() | self._view.invalid_workloads().keys()
-        for runtime in self._runtimes.values():
-            for name in (await runtime.look()).keys() - wanted:
-                log.info("workload %s has no spec any more: stopping it", name)
+        for kind, runtime in self._runtimes.items():
+            wanted = {name for name, spec in self._view.cluster.workloads.items() if spec.kind == kind}
+            for name in (await runtime.look()).keys() - wanted - self._view.invalid_workloads().keys():
+                log.info("workload %s has no spec of kind %s any more: stopping it", name, kind)
                 await runtime.stop(name, GRACE)

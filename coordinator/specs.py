@@ -71,29 +71,44 @@ class DatasetSpec(UserRecord):
 
 
 class WorkloadSpec(UserRecord):
-    """`workloads/<w>`: what uses datasets. Runs on the node that has all its datasets mounted."""
+    """`workloads/<w>`: what uses datasets, whatever its kind. Runs on the node that has all its datasets mounted."""
 
-    kind: Literal["process"] = "process"
-    command: Annotated[tuple[str, ...], Field(min_length=1)]
+    kind: str
     datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
     environment: dict[str, str] = Field(default_factory=dict)
     user: str | None = None
-    """User name or number; None: that of the agent."""
+    """User name or number; None: that of the agent, or of the image."""
     working_dir: str | None = None
-    """None: the path of the first dataset."""
+    """None: the path of the first dataset, or as the image says."""
     stop_grace_period: Annotated[float, Field(ge=0, le=3600)] = 10.0
     """Seconds between SIGTERM and SIGKILL."""
     restart: Literal["always", "on-failure", "no"] = "always"
+    on_start_failure: Literal["stay", "back"] = "stay"
+    """Where it cannot be started after a move: keep trying, or go back to where it came from."""
 
     @model_validator(mode="after")
     def _startable(self) -> Self:
         """What execve(2) cannot be given is refused here, not found out at the start."""
-        texts = (*self.command, *self.environment, *self.environment.values(), self.user or "", self.working_dir or "")
-        if any("\0" in text for text in texts):
+        texts = (*self.environment, *self.environment.values(), self.user or "", self.working_dir or "")
+        if any("\0" in text for text in (*texts, *self._words())):
             raise ValueError("no text in it may have a NUL character")
         if wrong := [name for name in self.environment if not name or "=" in name]:
             raise ValueError(f"environment has {wrong[0]!r}, which cannot be the name of a variable")
         return self
+
+    def _words(self) -> tuple[str, ...]:
+        """What else ends up in a command line."""
+        return ()
+
+
+class ProcessSpec(WorkloadSpec):
+    """A command on the node itself."""
+
+    kind: Literal["process"] = "process"
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    def _words(self) -> tuple[str, ...]:
+        return self.command
 
 
 class Limits(Record):

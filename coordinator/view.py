@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from drover.coordinator import kinds
 from drover.coordinator.keys import Keys, Kind, name_error, range_end
 from drover.coordinator.mirror import Mirror
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid, Node
@@ -22,18 +23,18 @@ from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 from drover.coordinator.store import Change, Store
 from drover.coordinator.txn import Entry
 
-_RECORDS: Mapping[Kind, type[Record]] = {
-    Kind.DATASETS: DatasetSpec,
-    Kind.WORKLOADS: WorkloadSpec,
-    Kind.NODES: NodeRecord,
-    Kind.OWNERS: Tenure,
-    Kind.FENCES: Fence,
-    Kind.CORDONS: Cordon,
-    Kind.STATUS: Status,
-    Kind.ASKED: Asked,
-    Kind.COPIES: Copies,
-    Kind.DIVERGED: Diverged,
-    Kind.PAUSE: Pause,
+_RECORDS: Mapping[Kind, Callable[[bytes], Record]] = {
+    Kind.DATASETS: DatasetSpec.decode,
+    Kind.WORKLOADS: kinds.decode,
+    Kind.NODES: NodeRecord.decode,
+    Kind.OWNERS: Tenure.decode,
+    Kind.FENCES: Fence.decode,
+    Kind.CORDONS: Cordon.decode,
+    Kind.STATUS: Status.decode,
+    Kind.ASKED: Asked.decode,
+    Kind.COPIES: Copies.decode,
+    Kind.DIVERGED: Diverged.decode,
+    Kind.PAUSE: Pause.decode,
 }
 _OF_DATASETS = frozenset({Kind.DATASETS, Kind.DESIRED, Kind.ASKED, Kind.OWNERS, Kind.LEASES, Kind.STATUS, Kind.COPIES})
 _NAMING = (Kind.DATASETS, Kind.DESIRED, Kind.OWNERS)
@@ -159,7 +160,7 @@ class View:
             return None
         parsed: Record | Invalid
         try:
-            parsed = _RECORDS[kind].decode(entry.value)
+            parsed = _RECORDS[kind](entry.value)
         except InvalidRecord as error:
             parsed = Invalid(str(error))
         self._parsed[kind, name] = parsed
@@ -283,8 +284,11 @@ def _datasets_named(workload: bytes) -> list[str]:
         record = json.loads(workload)
     except (ValueError, RecursionError):
         return []
-    names = record.get("datasets") if isinstance(record, dict) else None
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    if not isinstance(record, dict):
+        return []
+    listed = [one for field in ("datasets", "volumes") if isinstance(found := record.get(field), list) for one in found]
+    named = [one.get("source") if isinstance(one, dict) else one for one in listed]
+    return [name.partition(":")[0] for name in named if isinstance(name, str)]
 
 
 def _desired(value: bytes) -> str | Invalid:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from drover.agent.cgroups import Cgroups
+from drover.agent.cgroups import CONTAINERS, Cgroups
 
 KILL = 0.8
 """Seconds in which killed processes must be gone: the time between D_soft and D_io, less the cut."""
@@ -51,7 +51,10 @@ class Ladder:
     def climb(self) -> Climbed:
         began = time.monotonic()
         left: list[str] = []
-        groups = [f"{kind}/{name}" for kind in ("workloads", "datasets") for name in self._cgroups.names(kind)]
+        for name in self._cgroups.names(CONTAINERS):
+            self._cgroups.seal(f"{CONTAINERS}/{name}")
+        kinds = ("workloads", CONTAINERS, "datasets")
+        groups = [f"{kind}/{name}" for kind in kinds for name in self._cgroups.names(kind)]
         left += [f"processes in the cgroup {group}" for group in self._cgroups.kill_all(groups, KILL)]
         for cut, arguments in self._cuts:
             try:

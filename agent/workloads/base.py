@@ -1,5 +1,5 @@
 """What a kind of workload is: something that the agent starts when its datasets are mounted here, and stops before they
-leave. One file a kind (process; docker and systemd have the same verbs)."""
+leave. One file a kind: process, docker."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ class Absent:
 @dataclass(frozen=True)
 class Running:
     """pid: in the agent's PID namespace. since: CLOCK_BOOTTIME, seconds. fingerprint: of the spec it was started with:
-    another one means that the spec has changed since."""
+    another one means that the spec has changed since. ailing: what its own check of its health says, where that is not
+    that all is well, or "" where it says so or has none."""
 
     pid: int
     since: float
     fingerprint: str
+    ailing: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class Runtime(Protocol):
 
     async def look(self) -> Mapping[str, Condition]:
         """All workloads of this kind that are here, by name."""
+        ...
+
+    async def run(self) -> None:
+        """Watches what it has to, until it is cancelled."""
         ...
 
     def on_change(self, wake: Callable[[str], None]) -> None:
@@ -97,5 +103,5 @@ class Runtime(Protocol):
 
 def fingerprint(spec: WorkloadSpec) -> str:
     """Changes when, and only when, a running workload would have to be started again."""
-    started_with = spec.model_dump(mode="json", exclude={"restart", "stop_grace_period"})
+    started_with = spec.model_dump(mode="json", exclude={"restart", "stop_grace_period", "on_start_failure"})
     return hashlib.sha256(json.dumps(started_with, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ from pathlib import Path
 from drover.agent.workloads.base import NotAllowedNow, WorkloadError
 from drover.coordinator.clock import read_clock
 from drover.coordinator.protocol.clock import Deadline
-from drover.coordinator.specs import WorkloadSpec
+from drover.coordinator.specs import ProcessSpec
 
 PARENT = Path(__file__).with_name("parent.py")
 
@@ -126,7 +126,7 @@ def find_user(name: str) -> User:
     return User(entry.pw_name, entry.pw_uid, entry.pw_gid, tuple(groups), entry.pw_dir)
 
 
-def environment(name: str, spec: WorkloadSpec, paths: Mapping[str, Path], user: User | None) -> dict[str, str]:
+def environment(name: str, spec: ProcessSpec, paths: Mapping[str, Path], user: User | None) -> dict[str, str]:
     """Nothing of the agent's own environment. DROVER_PATH is the first dataset's path; DROVER_PATH_<NAME> is that of
     each, in capitals and with underscores for what is neither letter nor digit. Blocking."""
     as_whom = user or find_user(str(os.geteuid()))
@@ -136,7 +136,7 @@ def environment(name: str, spec: WorkloadSpec, paths: Mapping[str, Path], user: 
     return {"PATH": PATH, "LANG": "C.UTF-8"} | known | spec.environment | ours
 
 
-def check(spec: WorkloadSpec, mounts: Path) -> None:
+def check(spec: ProcessSpec, mounts: Path) -> None:
     """What can be known before the datasets are mounted (below `mounts`). Blocking. Raises WorkloadError."""
     if spec.user is not None:
         find_user(spec.user)

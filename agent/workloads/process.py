@@ -13,19 +13,18 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
 
 from drover.agent.cgroup_wait import wait_empty
 from drover.agent.cgroups import CgroupError, Cgroups, NotEmpty, Watch
 from drover.agent.workloads.base import Absent, Condition, Exited, Running, WorkloadError, fingerprint
 from drover.agent.workloads.launch import Gate, Job, Parent, ParentGone, check, environment, find_user
+from drover.agent.workloads.notes import now, read, whole, write
 from drover.coordinator.keys import name_error
-from drover.coordinator.specs import WorkloadSpec
+from drover.coordinator.specs import ProcessSpec, WorkloadSpec
 
 KILLED_WITHIN = 10.0
 """Seconds that killed processes may take to be gone when a workload is stopped: flushing to a slow disk counts."""
@@ -35,9 +34,6 @@ LADDER = 0.9
 
 LOG_SIZE = 10 * 2**20
 """Bytes; a larger log is set aside, as <name>.log.1, when the workload is started next."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class ProcessRuntime:
@@ -61,6 +57,9 @@ class ProcessRuntime:
         self._prepared: dict[str, Parent] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
+    async def run(self) -> None:
+        """Nothing to watch: the kernel tells of cgroups."""
+
     async def look(self) -> Mapping[str, Condition]:
         found = await asyncio.to_thread(self._look)
         for name, condition in found.items():
@@ -74,10 +73,10 @@ class ProcessRuntime:
     async def prepare(self, name: str, spec: WorkloadSpec) -> None:
         """Also starts the parent, a Python process: three quarters of what a start takes. It waits, with 5 MB of its
         own, until `start` or `close`."""
-        await asyncio.to_thread(check, spec, self._mounts)
+        await asyncio.to_thread(check, _own(spec), self._mounts)
         async with self._locks[name]:
             if name not in self._prepared:
-                self._prepared[name] = await _whole(Parent)
+                self._prepared[name] = await whole(Parent)
 
     async def unprepare(self, name: str) -> None:
         async with self._locks[name]:
@@ -94,7 +93,7 @@ class ProcessRuntime:
                     raise WorkloadError(f"{name} still runs with another spec; it has to be stopped first")
             self._forget(name)
             prepared = self._prepared.pop(name, None)
-            await _whole(self._start, name, spec, paths, wanted, prepared)
+            await whole(self._start, name, _own(spec), paths, wanted, prepared)
             self._follow(name)
         self._wake(name)
 
@@ -103,7 +102,7 @@ class ProcessRuntime:
         async with self._locks[name]:
             if await asyncio.to_thread(self._terminate, name):
                 await wait_empty(self._cgroups, _cgroup(name), grace)
-            if stuck := await _whole(self._end, [name], KILLED_WITHIN):
+            if stuck := await whole(self._end, [name], KILLED_WITHIN):
                 pids = ", ".join(str(pid) for pid in self._cgroups.pids(_cgroup(stuck[0])))
                 raise WorkloadError(
                     f"processes of {name} do not die (pids {pids}): they hang in the kernel, because storage or "
@@ -136,7 +135,7 @@ class ProcessRuntime:
         """The order makes it true. `started` is written inside the cgroup: once that is there, an empty cgroup means
         that all is over, and `ended`, written before the parent left, is there or never will be."""
         cgroup, directory = _cgroup(name), self._directory / name
-        started = _read(directory / "started")
+        started = read(directory / "started")
         populated = self._cgroups.populated(cgroup)
         try:
             known_as = (directory / "fingerprint").read_text()
@@ -144,20 +143,20 @@ class ProcessRuntime:
             known_as = ""  # like no other: it is stopped and started again
         if populated:
             if started is None:
-                return Running(next(iter(self._cgroups.pids(cgroup)), 0), _now(), known_as)
+                return Running(next(iter(self._cgroups.pids(cgroup)), 0), now(), known_as)
             return Running(int(started["pid"]), started["since"], known_as)
         if started is None:
             return Absent()
-        ended = _read(directory / "ended")
+        ended = read(directory / "ended")
         if ended is None:
             # The parent was killed, and with it all the rest: by an administrator, or for want of memory.
-            ended = {"status": -signal.SIGKILL, "at": _now(), "ran": _now() - started["since"]}
+            ended = {"status": -signal.SIGKILL, "at": now(), "ran": now() - started["since"]}
             with suppress(FileNotFoundError):
-                _write(directory / "ended", json.dumps(ended))
+                write(directory / "ended", json.dumps(ended))
         return Exited(int(ended["status"]), ended["at"], ended["ran"], known_as)
 
     def _start(
-        self, name: str, spec: WorkloadSpec, paths: Mapping[str, Path], wanted: str, prepared: Parent | None
+        self, name: str, spec: ProcessSpec, paths: Mapping[str, Path], wanted: str, prepared: Parent | None
     ) -> None:
         """Blocking. What it raises, it leaves nothing behind."""
         try:
@@ -165,7 +164,7 @@ class ProcessRuntime:
             if stuck := self._end([name], KILLED_WITHIN):
                 raise WorkloadError(f"processes of an earlier {stuck[0]} do not die")
             (self._directory / name).mkdir(parents=True)
-            _write(self._directory / name / "fingerprint", wanted)
+            write(self._directory / name / "fingerprint", wanted)
             self._cgroups.make(f"{_cgroup(name)}/parent")
             self._cgroups.make(f"{_cgroup(name)}/main")
             if prepared is not None:
@@ -182,7 +181,7 @@ class ProcessRuntime:
                 raise WorkloadError(f"cannot start {name}: {error}") from error
             raise
 
-    def _job(self, name: str, spec: WorkloadSpec, paths: Mapping[str, Path]) -> Job:
+    def _job(self, name: str, spec: ProcessSpec, paths: Mapping[str, Path]) -> Job:
         user = find_user(spec.user) if spec.user is not None else None
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{name}.log"
@@ -252,35 +251,12 @@ class ProcessRuntime:
             watch.close()
 
 
+def _own(spec: WorkloadSpec) -> ProcessSpec:
+    assert isinstance(spec, ProcessSpec)
+    return spec
+
+
 def _cgroup(name: str) -> str:
     if reason := name_error(name):
         raise WorkloadError(f"{name!r} cannot be a workload: {reason}")
     return f"workloads/{name}"
-
-
-def _now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    return record
-
-
-def _write(path: Path, text: str) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    new.rename(path)
-
-
-async def _whole(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """In a thread; a caller that is cancelled waits until it is done, so that nothing starts or ends unnoticed."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise

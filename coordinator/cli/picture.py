@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from drover.coordinator import kinds
 from drover.coordinator.cli.output import listing, near
 from drover.coordinator.keys import SINGLE, Key, Keys, Kind, name_error, range_end
 from drover.coordinator.protocol.history import trouble
@@ -145,7 +146,9 @@ class Workload:
 
     def uses(self, dataset: str) -> bool:
         """An unreadable workload counts as using every dataset whose name stands in it."""
-        return dataset in self.spec.datasets if self.spec else f'"{dataset}"'.encode() in self.entry.value
+        if self.spec:
+            return dataset in self.spec.datasets
+        return any(f'"{dataset}{end}'.encode() in self.entry.value for end in '":')
 
 
 @dataclass(frozen=True)
@@ -337,6 +340,6 @@ def _node(
 
 def _workload(name: str, entry: Entry) -> Workload:
     try:
-        return Workload(name, WorkloadSpec.decode(entry.value), "", entry)
+        return Workload(name, kinds.decode(entry.value), "", entry)
     except InvalidRecord as error:
         return Workload(name, None, str(error), entry)

@@ -57,6 +57,15 @@ class Engines(Playground):
         self.docker(node, "volume", "create", "-d", "drover", *options, name)
         return name
 
+    def dataset(self, node: str) -> str:
+        """A new one, which nobody uses yet; its node has been asked for."""
+        self._number += 1
+        name = f"data-{self._number}"
+        spec = {"backend": "loopback", "size": "64MiB", "fs": "ext4", "failover": "any", "fencing": "cooperative"}
+        self.etcdctl("put", f"/drover/datasets/{name}", json.dumps(spec))
+        self.etcdctl("put", f"/drover/desired/{name}", node)
+        return name
+
     def record(self, key: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.etcdctl("get", "--print-value-only", f"/drover/{key}") or "{}")
         return found

@@ -15,7 +15,8 @@ import pytest
 import uvloop
 
 from drover.agent.cgroup_wait import wait_empty
-from drover.agent.cgroups import BadPath, Cgroups, NotEmpty
+from drover.agent.cgroups import CONTAINERS, BadPath, Cgroups, NotEmpty
+from drover.agent.guard.ladder import Ladder
 
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
 BOMB = """
@@ -33,7 +34,7 @@ def cgroups() -> Iterator[Cgroups]:
     made = Cgroups.find(f"drover-test-{os.getpid()}")
     made.make("datasets")
     yield made
-    for name in ("datasets", "workloads"):
+    for name in ("datasets", "workloads", CONTAINERS):
         assert made.kill(name, 5)
         made.remove(name)
     made.root.rmdir()
@@ -187,6 +188,16 @@ def test_many_are_killed_at_once_and_others_are_left_alone(cgroups: Cgroups) -> 
     assert cgroups.pids("datasets") == [spared.pid]
     spared.kill()
     spared.wait(5)
+
+
+def test_the_ladder_ends_containers_and_lets_no_engine_make_another_one_in_their_place(cgroups: Cgroups) -> None:
+    running = inside(cgroups, f"{CONTAINERS}/web/0123abcd")
+    assert Ladder(cgroups, ()).climb().left == ()
+    assert running.wait(5) == -9
+    with pytest.raises(OSError):
+        (cgroups.directory(f"{CONTAINERS}/web") / "4567cdef").mkdir()
+    cgroups.unseal(f"{CONTAINERS}/web")
+    cgroups.make(f"{CONTAINERS}/web/4567cdef")
 
 
 def test_a_process_can_enter_a_cgroup_by_itself(cgroups: Cgroups) -> None:

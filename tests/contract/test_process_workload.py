@@ -23,7 +23,7 @@ from drover.agent.workloads.base import Absent, Condition, Exited, NotAllowedNow
 from drover.agent.workloads.process import LOG_SIZE, ProcessRuntime
 from drover.coordinator.clock import read_clock
 from drover.coordinator.protocol.clock import Deadline
-from drover.coordinator.specs import WorkloadSpec
+from drover.coordinator.specs import ProcessSpec, WorkloadSpec
 
 STUBBORN = """
 import os, signal
@@ -46,11 +46,11 @@ def open_gate() -> Deadline | None:
 
 
 def shell(script: str, **rest: Any) -> WorkloadSpec:
-    return WorkloadSpec(command=("/bin/sh", "-c", script), datasets=("pgdata",), **rest)
+    return ProcessSpec(command=("/bin/sh", "-c", script), datasets=("pgdata",), **rest)
 
 
 def python(program: str, **rest: Any) -> WorkloadSpec:
-    return WorkloadSpec(command=(sys.executable, "-IS", "-c", program), datasets=("pgdata",), **rest)
+    return ProcessSpec(command=(sys.executable, "-IS", "-c", program), datasets=("pgdata",), **rest)
 
 
 SLEEP = shell("exec sleep 600")
@@ -248,7 +248,7 @@ async def test_the_environment_is_that_of_the_spec_and_says_where_the_datasets_a
     node: Node, runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DROVER_ETCD_PASSWORD", "secret")
-    spec = WorkloadSpec(command=("env",), datasets=("pgdata", "wal-1.x"), environment={"MODE": "a b\nc", "LANG": "C"})
+    spec = ProcessSpec(command=("env",), datasets=("pgdata", "wal-1.x"), environment={"MODE": "a b\nc", "LANG": "C"})
     said = await output(node, runtime, spec, "wal-1.x")
     mounts = node.data.parent
     assert set(said.splitlines()) == {
@@ -329,9 +329,9 @@ async def test_the_log_is_appended_to_and_set_aside_at_a_start_when_it_is_large(
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (WorkloadSpec(command=("/no/such",), datasets=("pgdata",)), "the command /no/such: No such file or directory"),
-        (WorkloadSpec(command=("nosuch",), datasets=("pgdata",)), "the command nosuch: No such file or directory"),
-        (WorkloadSpec(command=("/etc/passwd",), datasets=("pgdata",)), "the command /etc/passwd: Permission denied"),
+        (ProcessSpec(command=("/no/such",), datasets=("pgdata",)), "the command /no/such: No such file or directory"),
+        (ProcessSpec(command=("nosuch",), datasets=("pgdata",)), "the command nosuch: No such file or directory"),
+        (ProcessSpec(command=("/etc/passwd",), datasets=("pgdata",)), "the command /etc/passwd: Permission denied"),
         (shell("true", working_dir="/no/such"), "the working directory /no/such: No such file or directory"),
         (shell("true", user="nosuch"), "no user 'nosuch'"),
         (shell("true", user="99999999999"), "no user '99999999999'"),
@@ -350,8 +350,8 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (WorkloadSpec(command=("/no/such",), datasets=("pgdata",)), "the command /no/such is not on this node"),
-        (WorkloadSpec(command=("nosuch",), datasets=("pgdata",)), "the command nosuch is not on this node's PATH"),
+        (ProcessSpec(command=("/no/such",), datasets=("pgdata",)), "the command /no/such is not on this node"),
+        (ProcessSpec(command=("nosuch",), datasets=("pgdata",)), "the command nosuch is not on this node's PATH"),
         (shell("true", working_dir="/no/such"), "the working directory /no/such"),
         (shell("true", user="nosuch"), "no user 'nosuch'"),
     ],
@@ -366,11 +366,9 @@ async def test_preparing_finds_beforehand_what_would_fail(
 async def test_preparing_does_not_ask_for_what_comes_with_the_data(node: Node, runtime: ProcessRuntime) -> None:
     inside = str(node.data / "bin" / "server")
     path = {"PATH": f"/usr/bin:{node.data}/bin"}
-    await runtime.prepare(
-        "web", WorkloadSpec(command=(inside,), datasets=("pgdata",), working_dir=str(node.data / "x"))
-    )
-    await runtime.prepare("web", WorkloadSpec(command=("bin/server",), datasets=("pgdata",)))
-    await runtime.prepare("web", WorkloadSpec(command=("server",), datasets=("pgdata",), environment=path))
+    await runtime.prepare("web", ProcessSpec(command=(inside,), datasets=("pgdata",), working_dir=str(node.data / "x")))
+    await runtime.prepare("web", ProcessSpec(command=("bin/server",), datasets=("pgdata",)))
+    await runtime.prepare("web", ProcessSpec(command=("server",), datasets=("pgdata",), environment=path))
 
 
 @pytest.mark.parametrize("name", ["", "..", "../web", "a/b", "/etc", "web\n", "x" * 64])
@@ -550,7 +548,7 @@ from pathlib import Path
 from drover.agent.cgroups import Cgroups
 from drover.agent.workloads.process import ProcessRuntime
 from drover.coordinator.clock import read_clock
-from drover.coordinator.specs import WorkloadSpec
+from drover.coordinator.specs import ProcessSpec, WorkloadSpec
 
 async def main(root, directory, spec):
     directory = Path(directory)

@@ -73,6 +73,9 @@ class SimRuntime:
         """The kernel says that its cgroup is empty."""
         self._wake(name)
 
+    async def run(self) -> None:
+        pass
+
     async def prepare(self, name: str, spec: WorkloadSpec) -> None:
         return None
 

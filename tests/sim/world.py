@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from drover.coordinator.keys import Keys
 from drover.coordinator.records import State
-from drover.coordinator.specs import DatasetSpec, WorkloadSpec
+from drover.coordinator.specs import DatasetSpec, ProcessSpec
 from drover.coordinator.timings import PROFILES
 from drover.coordinator.txn import Delete, Put, Txn
 from tests.sim.checks import Checks
@@ -257,7 +257,7 @@ class World:
             self.declare(name)
             self.wish(name, self.rng.choice([*self.machines]))
             if self.rng.random() < 0.7:
-                spec = WorkloadSpec(command=("writer",), datasets=(name,))
+                spec = ProcessSpec(command=("writer",), datasets=(name,))
                 self.put(self.keys.workload(name), spec.encode())
         for machine in self.machines.values():
             self.after(self.rng.uniform(0.0, 1.0), machine.power_on)

@@ -29,7 +29,7 @@ from drover.coordinator.records import (
     Tenure,
     Trashed,
 )
-from drover.coordinator.specs import DatasetSpec, Limits, WorkloadSpec
+from drover.coordinator.specs import DatasetSpec, Limits, ProcessSpec
 from drover.coordinator.store import Store
 from drover.coordinator.trash import name_in_trash
 from drover.coordinator.txn import Delete, Entry, Put, Txn
@@ -94,7 +94,7 @@ class World:
         self.put(self.keys.dataset(name), spec)
 
     def workload(self, name: str, *datasets: str) -> None:
-        self.put(self.keys.workload(name), WorkloadSpec(command=("sleep", "1"), datasets=datasets))
+        self.put(self.keys.workload(name), ProcessSpec(command=("sleep", "1"), datasets=datasets))
 
     def node(self, name: str, backends: Sequence[str] = ("loopback",), life: int = 1) -> None:
         """A node that is here."""

@@ -9,7 +9,7 @@ from drover.coordinator.keys import Keys
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Node
 from drover.coordinator.protocol.ownership import Seat
 from drover.coordinator.records import Answers, Evidence, Fence, Holder, NodeRecord, State, Tenure
-from drover.coordinator.specs import DatasetSpec, Limits, WorkloadSpec
+from drover.coordinator.specs import DatasetSpec, Limits, ProcessSpec, WorkloadSpec
 from drover.coordinator.txn import Put, Txn
 
 KEYS = Keys()
@@ -62,7 +62,7 @@ def spec(**changes: Any) -> DatasetSpec:
 
 
 def workload(*datasets: str, **changes: Any) -> WorkloadSpec:
-    return WorkloadSpec.model_validate({"command": ["true"], "datasets": list(datasets)} | changes)
+    return ProcessSpec.model_validate({"command": ["true"], "datasets": list(datasets)} | changes)
 
 
 def tenure(at: str = "a", life: int = 1, **changes: Any) -> Tenure:

@@ -195,7 +195,7 @@ WRONG_FILES = [
         "timings: unknown key 'd_sof'; a table has heartbeat, d_soft, d_io, d_hard, wait, lease_ttl",
     ),
     ("[backends]\nloopback = 3", "backends.loopback: must be a table, not 3"),
-    ('[workloads]\nallow = ["proces"]', "workloads.allow: 'proces' is no kind of workload; there is process"),
+    ('[workloads]\nallow = ["proces"]', "workloads.allow: 'proces' is no kind of workload; there are process, docker"),
 ]
 
 

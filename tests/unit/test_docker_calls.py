@@ -19,7 +19,7 @@ from drover.agent.api.docker_options import (
 from drover.coordinator.keys import name_error
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Node
 from drover.coordinator.records import NodeRecord, Phase, State, Status, Tenure
-from drover.coordinator.specs import DatasetSpec, WorkloadSpec
+from drover.coordinator.specs import DatasetSpec, ProcessSpec
 
 SPEC = DatasetSpec(backend="loopback", size=1 << 30)
 HERE, THERE = "node-a", "node-b"
@@ -94,7 +94,7 @@ def test_what_a_node_said_in_an_earlier_epoch_is_not_believed() -> None:
 
 
 def test_a_workload_uses_its_datasets_wherever_they_are() -> None:
-    cluster = replace(CLUSTER, workloads={"w": WorkloadSpec(command=("x",), datasets=("v",))})
+    cluster = replace(CLUSTER, workloads={"w": ProcessSpec(command=("x",), datasets=("v",))})
     refused = asked(ELSEWHERE, None, cluster)
     assert isinstance(refused, Refuse)
     assert "workload w" in refused.reason

@@ -34,7 +34,7 @@ from drover.coordinator.records import (
     Trashed,
 )
 from drover.coordinator.reports import NodeReport
-from drover.coordinator.specs import DatasetSpec, WorkloadSpec
+from drover.coordinator.specs import DatasetSpec, ProcessSpec
 from drover.coordinator.store import Change
 from drover.coordinator.txn import Entry
 from drover.coordinator.view import View
@@ -57,7 +57,7 @@ RECORDS: list[type[Record]] = [
     Status,
     Tenure,
     Trashed,
-    WorkloadSpec,
+    ProcessSpec,
 ]
 HUGE = [
     b"[" * 100_000,

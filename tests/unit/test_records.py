@@ -27,7 +27,7 @@ from drover.coordinator.records import (
     Tenure,
 )
 from drover.coordinator.sizes import format_size, parse_size
-from drover.coordinator.specs import DatasetSpec, WorkloadSpec
+from drover.coordinator.specs import DatasetSpec, ProcessSpec
 from drover.coordinator.timings import MAX_D_HARD, PROFILES, Timings, required_wait
 
 GIB = 2**30
@@ -97,7 +97,7 @@ def test_an_unknown_field_of_a_users_record_is_named() -> None:
     assert refusal(DatasetSpec, dataset(sise="2GiB")) == "sise: there is no such field; did you mean size?"
     assert refusal(DatasetSpec, dataset(FailOver="any")).endswith("did you mean failover?")
     assert refusal(DatasetSpec, dataset(zone="x")).startswith("zone: there is no such field; there are backend, size, ")
-    assert refusal(WorkloadSpec, '{"command": ["x"], "datasets": ["d"], "comand": 1}').startswith("comand: ")
+    assert refusal(ProcessSpec, '{"command": ["x"], "datasets": ["d"], "comand": 1}').startswith("comand: ")
 
 
 def test_a_misspelt_field_is_named_and_not_the_one_that_is_missing_for_it() -> None:
@@ -156,7 +156,7 @@ HOSTILE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-KINDS: tuple[type[Record], ...] = (DatasetSpec, WorkloadSpec, Heartbeat, Tenure, Fence, NodeRecord)
+KINDS: tuple[type[Record], ...] = (DatasetSpec, ProcessSpec, Heartbeat, Tenure, Fence, NodeRecord)
 FIELDS = {kind: sorted(kind.model_fields) for kind in KINDS}
 
 
@@ -174,7 +174,7 @@ def test_whatever_is_typed_is_a_record_or_a_refusal_in_one_line(kind: type[Recor
 
 @given(st.binary(max_size=60))
 def test_bytes_that_mean_nothing_are_refused_and_not_fatal(value: bytes) -> None:
-    for kind in (DatasetSpec, WorkloadSpec, Tenure, Fence, Heartbeat):
+    for kind in (DatasetSpec, ProcessSpec, Tenure, Fence, Heartbeat):
         with pytest.raises(InvalidRecord):
             kind.decode(value)
 
@@ -198,7 +198,7 @@ def test_bytes_that_mean_nothing_are_refused_and_not_fatal(value: bytes) -> None
     ],
 )
 def test_a_workload_that_could_never_be_started_is_refused(fields: dict[str, object]) -> None:
-    refusal(WorkloadSpec, json.dumps({"command": ["true"], "datasets": ["d"]} | fields))
+    refusal(ProcessSpec, json.dumps({"command": ["true"], "datasets": ["d"]} | fields))
 
 
 @pytest.mark.parametrize("d_hard", ["NaN", "Infinity", "-5", "0", "120.1", '"soon"'])
@@ -230,7 +230,7 @@ RECORDS: list[st.SearchStrategy[Record]] = [
         reclaim=st.sampled_from(["retain", "delete"]),
     ),
     st.builds(
-        WorkloadSpec,
+        ProcessSpec,
         command=st.lists(texts.filter(lambda t: "\0" not in t), min_size=1, max_size=3).map(tuple),
         datasets=st.lists(names, min_size=1, max_size=3).map(tuple),
         stop_grace_period=st.floats(min_value=0, max_value=3600),
@@ -309,4 +309,4 @@ def test_a_timestamp_is_utc_to_the_millisecond() -> None:
 def test_an_empty_list_where_something_is_needed_is_told_in_plain_words(field: str) -> None:
     spec = {"command": ["true"], "datasets": ["notes"]} | {field: []}
     with pytest.raises(InvalidRecord, match=f"^{field}: must have at least one entry$"):
-        WorkloadSpec.decode(json.dumps(spec).encode())
+        ProcessSpec.decode(json.dumps(spec).encode())

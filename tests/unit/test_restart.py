@@ -8,11 +8,11 @@ import pytest
 
 from drover.agent.workloads.base import Exited
 from drover.agent.workloads.restart import restart_at, restarts
-from drover.coordinator.specs import WorkloadSpec
+from drover.coordinator.specs import ProcessSpec, WorkloadSpec
 
 
 def spec(restart: Literal["always", "on-failure", "no"] = "always") -> WorkloadSpec:
-    return WorkloadSpec(command=("true",), datasets=("pgdata",), restart=restart)
+    return ProcessSpec(command=("true",), datasets=("pgdata",), restart=restart)
 
 
 def ended(status: int = 1, ran: float = 1.0) -> Exited:

@@ -250,6 +250,7 @@ def _agent_settings(place: Place) -> str:
         if settings.docker
         else ""
     )
+    kinds = ("process", "docker") if settings.docker else ("process",)
     reset = '[guard]\nreset = "reboot"\n\n' if settings.reset else ""
     return f"""\
 node = "{place.machine.name}"
@@ -271,7 +272,7 @@ endpoints = [{endpoints}]
 directory = "{place.home / "shared"}"
 
 {pool}{reset}[workloads]
-allow = ["process"]
+allow = [{", ".join(f'"{kind}"' for kind in kinds)}]
 {docker}"""
 
 
