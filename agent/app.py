@@ -28,7 +28,7 @@ from drover.agent.janitor import Janitor
 from drover.agent.leave import Hands, Leave
 from drover.agent.local import Local
 from drover.agent.machine import boot_id
-from drover.agent.ports import asking, serve_volumes, serving, watch_expiry
+from drover.agent.ports import asking, asking_ready, serve_volumes, serving, watch_expiry
 from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
 from drover.agent.reporter import Reporter
@@ -94,6 +94,7 @@ class Agent:
         self._receiver: Receiver | None = None
         self._runtimes: Mapping[str, Runtime] = {}
         self._reporter: Reporter | None = None
+        self._preparer: Preparer | None = None
         self._leave = Leave(self._keys, settings.on_shutdown, settings.shutdown_timeout, settings.reboot_grace)
 
     async def run(self) -> None:
@@ -118,7 +119,8 @@ class Agent:
             await guard.start(guard_settings(settings, self._cgroups.root, self._backends))
             watch_expiry(settings, self._telemetry)
             receiver = self._receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
-            await stack.enter_async_context(serving(settings, self._sight, self._telemetry, receiver, self._leave))
+            doors = serving(settings, self._sight, self._telemetry, receiver, self._leave, lambda: self._preparer)
+            await stack.enter_async_context(doors)
             async with asyncio.TaskGroup() as group:
                 if any(backend.family is Family.LOCAL_COPIES for backend in self._backends.values()):
                     meter = Meter(self._telemetry, self._sight.backend_of)
@@ -255,13 +257,14 @@ class Agent:
             self._telemetry,
             helpers,
             users=users,
+            ask_ready=asking_ready(self._settings, member).ask,
         )
         copies = self._local_copies(member, execute, lambda name: workers.wake(name))
         self._sight.copying = lambda: execute.copying
         shared = Shared(member, execute, reporter, allowed, self._leave, users)
         workers = self._workers = Workers(shared)
         janitor = Janitor(member.view, self._runtimes)
-        preparer = Preparer(member.view, member.node, self._runtimes, allowed)
+        preparer = self._preparer = Preparer(member.view, member.node, self._runtimes, allowed)
 
         def changed(workload: str) -> None:
             workers.wake_workload(workload)

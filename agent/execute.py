@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,10 @@ from drover.agent.copying import Copier, Sent
 from drover.agent.helper.pool import HelperPool
 from drover.agent.local import Local, volume_of
 from drover.agent.rounds import Copying
+from drover.agent.situation import Ready
 from drover.agent.steps import (
     Activate,
+    AskReady,
     Clear,
     Create,
     Destroy,
@@ -39,12 +41,12 @@ from drover.agent.steps import (
 from drover.agent.storage.base import Away, Backend, Family, LocalCopies, NotFound, StorageError, Token, Volume
 from drover.agent.telemetry import Telemetry
 from drover.agent.users import Users
-from drover.agent.workloads.base import Runtime, WorkloadError
+from drover.agent.workloads.base import Runtime, WorkloadError, fingerprint
 from drover.coordinator.member import Member
 from drover.coordinator.protocol.dataset import Dataset
 from drover.coordinator.protocol.placement import MAX_UNIT
 from drover.coordinator.records import Holder, State
-from drover.coordinator.specs import MAX_CUTOVER, DatasetSpec
+from drover.coordinator.specs import MAX_CUTOVER, DatasetSpec, WorkloadSpec
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,10 @@ class Executor:
     copier: Copier | None = None
     """None: no back end here has local copies."""
     users: Users | None = None
+    ask_ready: Callable[[str, WorkloadSpec, str], Awaitable[Ready]] | None = None
+    """Asks another node about a workload; None: nobody is asked."""
+    ready: dict[str, Ready] = field(default_factory=dict)
+    """By workload: what its next node has said last."""
     cutovers: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By dataset: an epoch, and the milliseconds for which it was mounted nowhere when that began."""
     _down: dict[str, float] = field(default_factory=dict)
@@ -123,6 +129,8 @@ class Executor:
                 await self.member.verbs.reput(unit[name])
             case StartWorkload(name):
                 await self._start(name)
+            case AskReady(name, to):
+                await self._ask_ready(name, to)
             case StopWorkload(name):
                 await self._stop(name)
             case Unpublish(name, leaving):
@@ -250,6 +258,7 @@ class Executor:
         if runtime is None:
             raise WorkloadError(f"this node has no runtime for workloads of kind {spec.kind}")
         await runtime.start(name, spec, {d: self.path(d) for d in spec.datasets})
+        self.ready.pop(name, None)
         for dataset in spec.datasets:
             self._stopped.pop(dataset, None)
         tenures = {d: t for d in spec.datasets if (t := self.member.view.dataset(d).tenure) is not None}
@@ -257,6 +266,15 @@ class Executor:
         self._gaps |= {d: tenure.epoch for d, tenure in tenures.items()}
         if stopped:
             self.telemetry.client_gap(time.time() - min(stopped))
+
+    async def _ask_ready(self, name: str, to: str) -> None:
+        spec = self.member.view.cluster.workloads.get(name)
+        if spec is not None and self.ask_ready is not None:
+            self.ready[name] = await self.ask_ready(name, spec, to)
+            if trouble := self.ready[name].trouble:
+                log.warning("%s is not stopped: %s cannot run it: %s", name, to, trouble)
+        elif spec is not None:
+            self.ready[name] = Ready(to, fingerprint(spec), time.clock_gettime(time.CLOCK_BOOTTIME), done=True)
 
     async def _stop(self, name: str) -> None:
         spec = self.member.view.cluster.workloads.get(name)

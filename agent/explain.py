@@ -69,6 +69,9 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
         case Give(to):
             copying = s.copying.get(d.name)
             words = f"to {to}: {copying.words}" if copying else f"to {to}"
+            said = [(name, ready) for name, _ in s.workloads if (ready := s.ready.get(name)) and ready.to == to]
+            wrong = [f"{to} cannot run {name} now: {ready.trouble}" for name, ready in said if ready.trouble]
+            words = f"{words}, but it stays here as long as {wrong[0]}" if wrong else words
             status = _with(status, phase=Phase.MOVING, reason=words)
         case Dismiss(because=because):
             status = _with(status, phase=Phase.MOVING, reason=because)

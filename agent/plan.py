@@ -10,7 +10,9 @@ The table, for a unit (one dataset, or those that belong together), from top to 
     this node shuts down                               as the next three, or stop workloads → unpublish
     wanted elsewhere, copies of its own on each node   replicate, while all goes on as if it were not; then as below,
                                                        with the last increment before the hand-over
+    wanted elsewhere, a container runs here            ask until the other node is ready for it, then as below
     wanted elsewhere                                   stop workloads → unpublish → hand over
+    a workload does not start, and is to go back       as wanted elsewhere
     not wanted any more                                stop workloads → unpublish → release or destroy
     free, and this node is first                       claim
     mine, assigned                                     clear those known to have stopped → activate (or refuse)
@@ -30,6 +32,7 @@ from drover.agent.rounds import Again, Copying
 from drover.agent.situation import BEING_STARTED, TRIES, Situation
 from drover.agent.steps import (
     Activate,
+    AskReady,
     Clear,
     Create,
     Destroy,
@@ -64,6 +67,8 @@ STARTING_LOOK = 0.5
 """Seconds between two looks which container it is that has just been given a dataset."""
 USERS_LOOK = 5.0
 """Seconds between two looks whether containers still use what is wanted elsewhere."""
+READY_LOOK = 5.0
+"""Seconds before a node is asked again that could not get ready for a workload."""
 GATE_LOOK = 1.0
 """Seconds between two looks at a closed gate: that it opens is told, but nothing may hang on that."""
 
@@ -106,7 +111,22 @@ def _decide(s: Situation) -> Decision:
         asking = placement.newest_desired(s.unit)
         if asking is not None and asking.desired_revision == s.blocked.asked:
             return Keep(s.blocked.reason)
+    if isinstance(decision, Keep) and s.cluster.pause is None:
+        return _back(s) or decision
     return decision
+
+
+def _back(s: Situation) -> Give | None:
+    """Where a workload that its spec sends back goes, once for each wish that has brought it here."""
+    asking = placement.newest_desired(s.unit)
+    if asking is None or asking.desired != s.node or not asking.answered:
+        return None
+    for name, spec in s.workloads:
+        if spec.on_start_failure != "back" or not (why := s.unstartable.get(name)):
+            continue
+        if (to := placement.successor(s.node, s.mine, s.cluster)) is not None:
+            return Give(to, f"workload {name} does not start on {s.node}: {why}")
+    return None
 
 
 def _abandons(s: Situation) -> bool:
@@ -128,6 +148,8 @@ def _steps(s: Situation, decision: Decision) -> tuple[tuple[Step, ...], float | 
         return tuple(Touch(d.name) for d in old), None
     match decision:
         case Give(to, because):
+            if (unready := _unready(s, mine, to)) is not None:
+                return unready
             if (ahead := _ahead(s, mine, to)) is not None:
                 return ahead
             return _leave(s, mine, s.leaving is None) or (Handover(tuple(d.name for d in mine), to, because),), None
@@ -150,6 +172,29 @@ def _steps(s: Situation, decision: Decision) -> tuple[tuple[Step, ...], float | 
             return steps, wake
         case Nothing():
             return _stop(s, [d.name for d in s.unit]), None
+
+
+def _unready(s: Situation, mine: Sequence[Dataset], to: str) -> tuple[tuple[Step, ...], float | None] | None:
+    """What is done until the next node is ready for what runs here; None: nothing any more, or there is no time."""
+    if s.leaving is not None:
+        return None
+    asked: list[Step] = []
+    later: list[float] = []
+    names = {d.name for d in mine}
+    for name, spec in s.workloads:
+        if not spec.awaited or not isinstance(s.conditions.get(name), Running) or not names & set(spec.datasets):
+            continue
+        said = s.ready.get(name)
+        if said is None or (said.to, said.fingerprint) != (to, fingerprint(spec)):
+            asked.append(AskReady(name, to))
+        elif said.trouble and said.at + READY_LOOK > s.now:
+            later.append(said.at + READY_LOOK)
+        elif not said.done:
+            asked.append(AskReady(name, to))
+    if not asked and not later:
+        return None
+    steps, wake = _hold(s, mine)
+    return (*asked, *steps), min((*later, *([wake] if wake else [])), default=None)
 
 
 def _local(mine: Sequence[Dataset]) -> list[Dataset]:

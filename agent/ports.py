@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
 from drover.agent import control
 from drover.agent.api import docker_volume, http, rpc
+from drover.agent.api.ahead import AskingReady
 from drover.agent.api.copies import Asking
 from drover.agent.api.docker_options import Defaults
 from drover.agent.config import Settings
@@ -18,6 +19,7 @@ from drover.agent.config_errors import ConfigError
 from drover.agent.copying import Ask
 from drover.agent.leave import Leave
 from drover.agent.local import Local
+from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
 from drover.agent.sight import Sight
 from drover.agent.storage.base import Mounted
@@ -32,7 +34,12 @@ log = logging.getLogger(__name__)
 
 @contextlib.asynccontextmanager
 async def serving(
-    settings: Settings, sight: Sight, telemetry: Telemetry, receiver: Receiver, leave: Leave
+    settings: Settings,
+    sight: Sight,
+    telemetry: Telemetry,
+    receiver: Receiver,
+    leave: Leave,
+    preparer: Callable[[], Preparer | None],
 ) -> AsyncIterator[None]:
     """gRPC, HTTP and the socket of `drover-agent shutdown`. Raises CannotListen."""
     listen, files = settings.listen, settings.tls.files if settings.tls else None
@@ -40,7 +47,7 @@ async def serving(
         log.warning("insecure: anybody on the network can listen in at %s: set [tls]", ", ".join(settings.overheard))
     plain, anyone = listen.http_clients == "plain", listen.http_clients == "any"
     async with (
-        rpc.serving(sight, listen.grpc, files, receiver=receiver),
+        rpc.serving(sight, listen.grpc, files, receiver=receiver, preparer=preparer),
         http.serving(sight, telemetry, listen.http, None if plain else files, anyone),
         control.serving(settings.run_dir, leave),
     ):
@@ -60,13 +67,21 @@ def watch_expiry(settings: Settings, telemetry: Telemetry) -> None:
 
 def asking(settings: Settings, member: Member) -> Ask:
     """Asks other nodes' agents to receive, at the addresses that they tell."""
+    files = settings.tls.files if settings.tls else None
+    return Asking(settings.node, _addresses(member), files).ask
 
+
+def asking_ready(settings: Settings, member: Member) -> AskingReady:
+    """What asks other nodes' agents whether they are ready for a workload."""
+    return AskingReady(_addresses(member), settings.tls.files if settings.tls else None)
+
+
+def _addresses(member: Member) -> Callable[[str], str]:
     def address(node: str) -> str:
         found = member.view.cluster.nodes.get(node)
         return found.record.grpc if found else ""
 
-    files = settings.tls.files if settings.tls else None
-    return Asking(settings.node, address, files).ask
+    return address
 
 
 async def serve_volumes(settings: Settings, member: Member, users: Users, local: Local) -> None:

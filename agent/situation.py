@@ -43,13 +43,26 @@ class Blocked:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """What the node that a workload is to go to has said. at: CLOCK_BOOTTIME, seconds. done: it only has to be started
+    there, with the spec of this fingerprint. trouble: why that will not be."""
+
+    to: str
+    fingerprint: str
+    at: float
+    done: bool = False
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
 class Situation:
     """All that is decided on. now: CLOCK_BOOTTIME, seconds. life: etcd's revision when this life of the agent began.
 
     here: by dataset, for those with a tenure. cutovers: by dataset: milliseconds of the move or fail-over that began
     this epoch. conditions: by workload of this unit. failures: restarts in a row, by workload. claim_since: when the
     claim that is open was first decided on. leaving: this node shuts down. copying: datasets of the unit that are being
-    sent to another node. users: by dataset: containers that use it here without being workloads.
+    sent to another node. ready: by workload: what its next node has said. unstartable: by workload: why it has not come
+    up in this epoch, again and again. users: by dataset: containers that use it here without being workloads.
     """
 
     node: str
@@ -69,6 +82,8 @@ class Situation:
     leaving: Leaving | None = None
     cutovers: Mapping[str, int] = field(default_factory=dict)
     copying: Mapping[str, Copying] = field(default_factory=dict)
+    ready: Mapping[str, Ready] = field(default_factory=dict)
+    unstartable: Mapping[str, str] = field(default_factory=dict)
     users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property

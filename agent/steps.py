@@ -69,6 +69,14 @@ class StartWorkload:
 
 
 @dataclass(frozen=True)
+class AskReady:
+    """Whether the node that it goes to could start it at once."""
+
+    workload: str
+    to: str
+
+
+@dataclass(frozen=True)
 class StopWorkload:
     workload: str
 
@@ -131,6 +139,7 @@ Step = (
     | Refresh
     | Reput
     | StartWorkload
+    | AskReady
     | StopWorkload
     | Unpublish
     | Handover

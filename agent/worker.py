@@ -13,7 +13,7 @@ from drover.agent.execute import Executor
 from drover.agent.leave import Leave
 from drover.agent.plan import Plan, plan
 from drover.agent.reporter import Reporter
-from drover.agent.situation import Blocked, Situation, Trouble
+from drover.agent.situation import TRIES, Blocked, Situation, Trouble
 from drover.agent.steps import AT_STORAGE, Activate, Clear, LastIncrement, StartWorkload, Step, TakeClaim, Unpublish
 from drover.agent.storage.base import Busy, StorageError
 from drover.agent.users import Users
@@ -73,6 +73,8 @@ class Worker:
         self._blocked: Blocked | None = None
         self._blocks = 0
         self._failures: dict[str, int] = {}
+        self._unstarted: dict[str, tuple[int, str]] = {}
+        """By workload: how often in a row it could not be started, and why not."""
         self._trace = ""
         """That of the change of epoch which is under way; "": none is."""
         self._asked = 0
@@ -135,6 +137,8 @@ class Worker:
         about = tuple((d.spec_revision, d.tenure.epoch if d.tenure else 0) for d in unit)
         if about != self._trouble_about or leaving != self._leaving:
             self._trouble, self._trouble_about, self._leaving = None, about, leaving
+            self._unstarted.clear()
+            self._failures.clear()
         return Situation(
             node=shared.member.node,
             incarnation=shared.member.incarnation,
@@ -153,6 +157,8 @@ class Worker:
             leaving=leaving,
             copying={n: c for n, c in shared.execute.copying.items() if n in self.names},
             users=users,
+            ready=shared.execute.ready,
+            unstartable=self._unstartable(),
             cutovers={
                 d.name: known[1]
                 for d in unit
@@ -228,16 +234,26 @@ class Worker:
         except (StorageError, WorkloadError, StoreError) as error:
             log.warning("%s: %s failed: %s", ", ".join(sorted(self.names)), name, error)
             self._shared.execute.telemetry.step(name, "failed", time.monotonic() - began)
+            if isinstance(step, StartWorkload):
+                tries, _ = self._unstarted.get(step.workload, (0, ""))
+                self._unstarted[step.workload] = tries + 1, str(error)
             return error
         finally:
             if isinstance(step, AT_STORAGE):
                 for dataset in unit:
                     self._shared.execute.local.forget(dataset)
         self._shared.execute.telemetry.step(name, "ok", time.monotonic() - began)
+        if isinstance(step, StartWorkload):
+            self._unstarted.pop(step.workload, None)
         if isinstance(step, StartWorkload) and isinstance(ended := conditions.get(step.workload), Exited):
             self._shared.execute.telemetry.workload_restarted()
             self._failures[step.workload] = restarts(ended, self._failures.get(step.workload, 0))
         return None
+
+    def _unstartable(self) -> dict[str, str]:
+        found = {name: why for name, (tries, why) in self._unstarted.items() if tries >= TRIES}
+        ends = {name: "it ends soon after each start" for name, n in self._failures.items() if n > TRIES}
+        return ends | found
 
     def _failed(self, now: float, reason: str, leaving: bool = False) -> None:
         tries = self._trouble.tries + 1 if self._trouble else 1

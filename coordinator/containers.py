@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -159,6 +159,8 @@ class Healthcheck(UserRecord):
 
 class ContainerSpec(WorkloadSpec):
     """A container on a Docker Engine. Fields are Compose's; `volumes` names datasets where Compose names volumes."""
+
+    awaited: ClassVar[bool] = True
 
     kind: Literal["docker"] = "docker"
     image: Annotated[str, Field(min_length=1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -72,6 +72,9 @@ class DatasetSpec(UserRecord):
 
 class WorkloadSpec(UserRecord):
     """`workloads/<w>`: what uses datasets, whatever its kind. Runs on the node that has all its datasets mounted."""
+
+    awaited: ClassVar[bool] = False
+    """A move stops it only once its next node is ready to start it."""
 
     kind: str
     datasets: Annotated[tuple[Name, ...], Field(min_length=1)]

@@ -68,8 +68,8 @@ class Asking:
             incarnation=sent.token.incarnation,
             sender=self._node,
         )
-        async with await self._channel(address, to) as channel:
-            call = drover_pb2_grpc.CopiesStub(channel).Expect(request)
+        async with await channel(self._tls, address, to) as opened:
+            call = drover_pb2_grpc.CopiesStub(opened).Expect(request)
             try:
                 async with asyncio.timeout(_READY):
                     ready = await call.read()
@@ -87,9 +87,11 @@ class Asking:
                 with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
                     await call.read()
 
-    async def _channel(self, address: str, to: str) -> grpc.aio.Channel:
-        if self._tls is None:
-            return grpc.aio.insecure_channel(address)
-        files = (self._tls.ca, self._tls.key, self._tls.cert)
-        credentials = grpc.ssl_channel_credentials(*[await asyncio.to_thread(file.read_bytes) for file in files])
-        return grpc.aio.secure_channel(address, credentials, (("grpc.ssl_target_name_override", to),))
+
+async def channel(tls: Files | None, address: str, to: str) -> grpc.aio.Channel:
+    """To the agent of node `to`, with our certificate. Raises OSError."""
+    if tls is None:
+        return grpc.aio.insecure_channel(address)
+    files = (tls.ca, tls.key, tls.cert)
+    credentials = grpc.ssl_channel_credentials(*[await asyncio.to_thread(file.read_bytes) for file in files])
+    return grpc.aio.secure_channel(address, credentials, (("grpc.ssl_target_name_override", to),))

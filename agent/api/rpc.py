@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -11,10 +11,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from drover.agent.api.ahead import Workloads
 from drover.agent.api.copies import Copies
 from drover.agent.api.errors import CannotListen
 from drover.agent.api.source import DatasetView, Source, reported, unhealthy
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
+from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
 from drover.agent.tls import Files, server_context
 from drover.coordinator.rotation import Current
@@ -25,21 +27,29 @@ _OPTIONS = (("grpc.so_reuseport", 0),)
 
 @asynccontextmanager
 async def serving(
-    source: Source, listen: str, tls: Files | None = None, grace: float = 0.5, receiver: Receiver | None = None
+    source: Source,
+    listen: str,
+    tls: Files | None = None,
+    grace: float = 0.5,
+    receiver: Receiver | None = None,
+    preparer: Callable[[], Preparer | None] | None = None,
 ) -> AsyncIterator[int]:
     """Serves until the block is left; yields the port (of interest where `listen` asks for port 0).
 
     tls: who asks needs a certificate of our CA; None: plain text. grace: seconds that requests under way get at the
-    end. receiver: for other agents that send datasets here. Raises CannotListen.
+    end. receiver, preparer: for other agents that send datasets and workloads here. Raises CannotListen.
     """
     server = grpc.aio.server(options=_OPTIONS)
     drover_pb2_grpc.add_DatasetsServicer_to_server(_Datasets(source), server)
     drover_pb2_grpc.add_NodeServicer_to_server(_Node(source), server)
     if receiver is not None:
         drover_pb2_grpc.add_CopiesServicer_to_server(Copies(receiver), server)
+    if preparer is not None:
+        drover_pb2_grpc.add_WorkloadsServicer_to_server(Workloads(preparer), server)
     health_pb2_grpc.add_HealthServicer_to_server(_Health(source), server)
     known = drover_pb2.DESCRIPTOR.services_by_name.items()
-    services = [service.full_name for name, service in known if name != "Copies" or receiver is not None]
+    left_out = {"Copies": receiver is None, "Workloads": preparer is None}
+    services = [service.full_name for name, service in known if not left_out.get(name, False)]
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
         port = (

@@ -183,3 +183,30 @@ def test_a_container_fails_over_with_its_data(engines: Engines, name: str) -> No
     finally:
         engines.start("node-a")
         eventually(lambda: engines.docker("node-a", "ps", check=False).returncode == 0, "the engine is back", 60, 0.5)
+
+
+@pytest.mark.long
+def test_a_container_stays_where_it_runs_while_its_next_node_has_not_got_its_image(engines: Engines, name: str) -> None:
+    image = f"only-on-node-a:{name}"
+    engines.docker("node-a", "tag", IMAGE, image)
+    put(engines, name, image=image)
+    goes_on(engines, "node-a", name)
+    engines.etcdctl("put", f"/drover/desired/{name}", "node-b")
+    engines.waits_for(name, lambda status: f"node-b cannot run {name} now: image {image}" in status.get("reason", ""))
+    goes_on(engines, "node-a", name)
+    engines.docker("node-b", "tag", IMAGE, image)
+    goes_on(engines, "node-b", name)
+
+
+@pytest.mark.long
+def test_a_container_that_does_not_start_after_its_move_goes_back_where_its_spec_says_so(
+    engines: Engines, name: str
+) -> None:
+    engines.docker("node-b", "run", "-d", "--init", "--name", f"holds-{name}", "-p", "8099:80", IMAGE, "sleep", "600")
+    put(engines, name, ports=["8099:80"], on_start_failure="back")
+    goes_on(engines, "node-a", name)
+    engines.etcdctl("put", f"/drover/desired/{name}", "node-b")
+    eventually(lambda: engines.record(f"owners/{name}").get("epoch") == 3, "it was there, and is back", 30, 0.2)
+    goes_on(engines, "node-a", name)
+    assert "port is already allocated" in engines.record(f"owners/{name}")["because"]
+    engines.docker("node-b", "rm", "-f", f"holds-{name}")

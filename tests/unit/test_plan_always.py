@@ -12,6 +12,7 @@ from drover.agent.plan import plan
 from drover.agent.situation import Blocked, Situation, Trouble
 from drover.agent.steps import (
     Activate,
+    AskReady,
     Clear,
     Create,
     Destroy,
@@ -160,7 +161,7 @@ def used_by(step: Step) -> tuple[str, ...]:
             return claim.datasets
         case Handover(names_) | Release(names_) | Refuse(names_):
             return names_
-        case StartWorkload() | StopWorkload():
+        case AskReady() | StartWorkload() | StopWorkload():
             return ()
         case _:
             return (step.dataset,)

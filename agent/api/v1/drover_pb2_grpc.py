@@ -288,3 +288,79 @@ class Copies:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class WorkloadsStub:
+    """Between agents. A workload is about to go to the node that answers.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Prepare = channel.unary_unary(
+                '/drover.v1.Workloads/Prepare',
+                request_serializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.PrepareRequest.SerializeToString,
+                response_deserializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.PrepareResponse.FromString,
+                _registered_method=True)
+
+
+class WorkloadsServicer:
+    """Between agents. A workload is about to go to the node that answers.
+    """
+
+    def Prepare(self, request, context):
+        """Gets ready what can be without the data. Answers soon in any case: ask again where it is not ready yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_WorkloadsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Prepare': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prepare,
+                    request_deserializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.PrepareRequest.FromString,
+                    response_serializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.PrepareResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'drover.v1.Workloads', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('drover.v1.Workloads', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Workloads:
+    """Between agents. A workload is about to go to the node that answers.
+    """
+
+    @staticmethod
+    def Prepare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drover.v1.Workloads/Prepare',
+            drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.PrepareRequest.SerializeToString,
+            drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.PrepareResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

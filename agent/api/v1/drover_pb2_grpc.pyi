@@ -118,3 +118,34 @@ class CopiesServicer(metaclass=_abc_1.ABCMeta):
         """The node that answers gets ready to receive, says how, and receives for as long as the call lasts."""
 
 def add_CopiesServicer_to_server(servicer: CopiesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class WorkloadsStub:
+    """Between agents. A workload is about to go to the node that answers."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> WorkloadsAsyncStub: ...
+    Prepare: _grpc.UnaryUnaryMultiCallable[_drover_pb2.PrepareRequest, _drover_pb2.PrepareResponse]
+    """Gets ready what can be without the data. Answers soon in any case: ask again where it is not ready yet."""
+
+@_typing.type_check_only
+class WorkloadsAsyncStub(WorkloadsStub):
+    """Between agents. A workload is about to go to the node that answers."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Prepare: _aio.UnaryUnaryMultiCallable[_drover_pb2.PrepareRequest, _drover_pb2.PrepareResponse]  # type: ignore[assignment]
+    """Gets ready what can be without the data. Answers soon in any case: ask again where it is not ready yet."""
+
+class WorkloadsServicer(metaclass=_abc_1.ABCMeta):
+    """Between agents. A workload is about to go to the node that answers."""
+
+    @_abc_1.abstractmethod
+    def Prepare(
+        self,
+        request: _drover_pb2.PrepareRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_drover_pb2.PrepareResponse, _abc.Awaitable[_drover_pb2.PrepareResponse]]:
+        """Gets ready what can be without the data. Answers soon in any case: ask again where it is not ready yet."""
+
+def add_WorkloadsServicer_to_server(servicer: WorkloadsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,60 @@
+"""Agent to agent, over gRPC: one asks if the other is ready for a workload (proto/drover/v1, service Workloads)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from drover.agent.api.copies import channel
+from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
+from drover.agent.preparer import Preparer
+from drover.agent.situation import Ready
+from drover.agent.tls import Files
+from drover.agent.workloads.base import WorkloadError, fingerprint
+from drover.agent.workloads.notes import now
+from drover.coordinator.specs import WorkloadSpec
+
+log = logging.getLogger(__name__)
+
+_WITHIN = 2.0
+"""Seconds after which the other node answers that it is not ready yet."""
+_ANSWERS = 5.0
+
+
+class Workloads(drover_pb2_grpc.WorkloadsServicer):
+    """preparer: of the incarnation that lives; None: there is none."""
+
+    def __init__(self, preparer: Callable[[], Preparer | None]) -> None:
+        self._preparer = preparer
+
+    async def Prepare(self, request: drover_pb2.PrepareRequest, context: Any) -> drover_pb2.PrepareResponse:
+        """What is got ready is what etcd has: a caller can name a workload, and no more."""
+        if (preparer := self._preparer()) is None:
+            return drover_pb2.PrepareResponse(trouble="it takes no part in the cluster just now")
+        try:
+            ready = await preparer.ready(request.workload, request.fingerprint, _WITHIN)
+        except WorkloadError as error:
+            return drover_pb2.PrepareResponse(trouble=str(error))
+        return drover_pb2.PrepareResponse(ready=ready)
+
+
+class AskingReady:
+    """The side of the node that has it. address: of a node's gRPC, "" where it is not known. tls: our certificate."""
+
+    def __init__(self, address: Callable[[str], str], tls: Files | None) -> None:
+        self._address, self._tls = address, tls
+
+    async def ask(self, name: str, spec: WorkloadSpec, to: str) -> Ready:
+        """A node that cannot be asked is no reason to stay: it may well be ready."""
+        wanted = fingerprint(spec)
+        request = drover_pb2.PrepareRequest(workload=name, fingerprint=wanted)
+        try:
+            async with await channel(self._tls, self._address(to), to) as opened:
+                said = await drover_pb2_grpc.WorkloadsStub(opened).Prepare(request, timeout=_ANSWERS)
+        except (grpc.aio.AioRpcError, OSError) as error:
+            log.warning("%s does not say whether it is ready for %s: %s", to, name, error)
+            return Ready(to, wanted, now(), done=True)
+        return Ready(to, wanted, now(), said.ready, said.trouble)
