@@ -99,7 +99,7 @@ class _Copy:
         self._last_done = asyncio.get_running_loop().create_future()
 
     def _tell(self, state: Copying) -> None:
-        self.state = state
+        self._show(state)
         self._changed()
 
     async def _session(self) -> None:
@@ -113,13 +113,12 @@ class _Copy:
                 await sent.backend.presync(sent.volume)
                 self._changed()
                 await self._last_asked.wait()
-                base = await self._round(outgoing, there, last=True)
-                self._tell(replace(self.state, base=base.guid))
+                await self._round(outgoing, there, last=True)
                 if not self._last_done.done():
                     self._last_done.set_result(None)
                 await asyncio.Event().wait()  # until it is stopped: the target stays ready
 
-    async def _round(self, outgoing: Outgoing, there: set[str], last: bool) -> Snapshot:
+    async def _round(self, outgoing: Outgoing, there: set[str], last: bool) -> None:
         sent, began = self._sent, time.monotonic()
         take = sent.backend.seal if last else sent.backend.snapshot
         snapshot = await take(sent.volume, sent.token)
@@ -129,6 +128,7 @@ class _Copy:
             parent = next((one for one in reversed(here) if one.guid in there), None)
             sending = sent.backend.send(sent.volume, snapshot, parent)
             full = sending.full
+            self._show(replace(self.state, full=full))
             size = (
                 await outgoing.send(sending.command, asdict(snapshot), deterministic=True, progress=self._note)
             ).bytes
@@ -138,16 +138,21 @@ class _Copy:
         what = "all of it" if full else "the difference"
         words = (sent.volume.dataset, self.state.to, len(rounds), what, done.bytes, done.seconds)
         log.info("%s to %s: round %d: %s, %d bytes in %.3f s", *words)
-        if not last:
+        if last:
+            self._tell(replace(self.state, rounds=rounds, base=snapshot.guid, sent=0))
+        else:
             await sent.backend.prune(sent.volume, sent.kept | {one.guid for one in here[1 - KEPT :]})
             found = verdict(rounds, sent.max_cutover)
             if isinstance(found, CutOver):
                 log.info("%s to %s: the last increment is next: %s", sent.volume.dataset, self.state.to, found.because)
-            self._tell(replace(self.state, rounds=rounds, verdict=found, sent=0, trouble=""))
-        return snapshot
+            self._tell(replace(self.state, rounds=rounds, verdict=found, sent=0, full=False, trouble=""))
 
     def _note(self, done: int) -> None:
-        self.state = replace(self.state, sent=done)
+        self._show(replace(self.state, sent=done))
+
+    def _show(self, state: Copying) -> None:
+        """For those who watch only."""
+        self.state = state
         self._progressed()
 
 

@@ -42,7 +42,8 @@ Verdict = Again | CutOver
 @dataclass(frozen=True)
 class Copying:
     """A dataset on its way to node `to`, in this epoch. base: guid of what the target has as the epoch's end, whole and
-    durable; None: not yet. sent: bytes of the round that goes on. trouble: why it has begun anew."""
+    durable; None: not yet. sent: bytes of the round that goes on; full: it is all of it, as nothing is common. trouble:
+    why it has begun anew."""
 
     to: str
     epoch: int
@@ -50,6 +51,7 @@ class Copying:
     verdict: Verdict = Again()
     base: str | None = None
     sent: int = 0
+    full: bool = False
     trouble: str = ""
 
     @property

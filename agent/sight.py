@@ -12,7 +12,8 @@ from drover.agent.api.source import ETCD, GUARD, SESSION, Bell, DatasetView, Nod
 from drover.agent.guard.client import Guard
 from drover.agent.local import Local
 from drover.agent.reporter import Reporter
-from drover.agent.rounds import Copying
+from drover.agent.room import Room
+from drover.agent.rounds import Copying, CutOver
 from drover.agent.storage.base import Capacity, Mounted
 from drover.agent.telemetry import Gauges
 from drover.coordinator.member import Member
@@ -47,6 +48,7 @@ class Sight:
         """What is wrong with each back end; None: nothing."""
         self.pools: dict[str, Capacity] = {}
         self.guard: Guard | None = None
+        self._room = Room()
         self._wanted: dict[str, tuple[int, float]] = {}
         """Datasets of ours that are wanted elsewhere: the wish's revision, and when it was seen first."""
 
@@ -67,7 +69,16 @@ class Sight:
         if member is None or self.halted:
             return NodeView(self._name, "", Session.HALTED if self.halted else Session.JOINING, 0.0)
         session = Session.ENDED if self.ended else Session.LIVE if member.live else Session.LAPSED
-        return NodeView(self._name, member.incarnation, session, member.margin())
+        free = {name: pool.free for name, pool in self.pools.items() if pool.free is not None}
+        return NodeView(self._name, member.incarnation, session, member.margin(), free)
+
+    def used(self) -> Mapping[str, int]:
+        """What shares the room of its pool uncounted is left out."""
+        if (local := self._local) is None:
+            return {}
+        sizes = {name: here.size for name in local.mounts if isinstance(here := local.seen(name), Mounted)}
+        told = self._room.look(local.mounts)
+        return {name: one.used for name, one in told.items() if one.size <= sizes.get(name, 0)}
 
     def health(self) -> Mapping[str, str | None]:
         member = self._member
@@ -154,10 +165,14 @@ class Sight:
             epoch=d.tenure.epoch if d.tenure else 0,
             path=status.path,
             desired=d.desired if isinstance(d.desired, str) else "",
-            progress=_progress(self.copying().get(name)),
+            progress=self._progress(name),
             here=self._local is not None and isinstance(self._local.seen(name), Mounted),
             since=status.since,
         )
+
+    def _progress(self, name: str) -> Progress | None:
+        copying = self.copying().get(name)
+        return _progress(copying, self.used().get(name) if copying.full else None) if copying else None
 
     def _status(self, member: Member, d: Dataset) -> Status:
         """Of mine, what is about to be written; of others', what etcd has."""
@@ -170,12 +185,14 @@ def _backend(d: Dataset) -> str:
     return d.tenure.backend if d.tenure else d.spec.backend if isinstance(d.spec, DatasetSpec) else ""
 
 
-def _progress(copying: Copying | None) -> Progress | None:
-    """Bytes of the round that goes on; of one that follows another as much is expected as that had."""
-    if copying is None:
-        return None
+def _progress(copying: Copying, used: int | None) -> Progress:
+    """Bytes of the round that goes on: of all of it as much is expected as is in use, of a difference as much as the
+    one before had."""
     *_, last = copying.rounds or (None,)
-    total = last.bytes if last is not None and not last.full else 0
+    total = (used or 0) if copying.full else last.bytes if last is not None and not last.full else 0
     rate = f", {last.bytes / max(last.seconds, 1e-6) / 2**20:.0f} MiB/s" if last is not None else ""
-    rest = f", the rest takes {last.seconds * 1000:.0f} ms" if last is not None and not last.full else ""
-    return Progress(f"to {copying.to}, round {len(copying.rounds) + 1}{rate}{rest}", copying.sent, total)
+    predicted = last.seconds if last is not None and not last.full else 0.0
+    rest = f", the rest takes {predicted * 1000:.0f} ms" if predicted else ""
+    what = f"to {copying.to}, round {len(copying.rounds) + 1}{rate}{rest}"
+    cut_over = isinstance(copying.verdict, CutOver)
+    return Progress(what, copying.sent, total, copying.to, copying.rounds, predicted, cut_over)

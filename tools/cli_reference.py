@@ -23,7 +23,8 @@ _INTRODUCTION = f"""# The drover command
 Made by `python -m tools.cli_reference` from the command itself; change the code, not this page.
 
 Everything that `drover` does, etcdctl can do too: it reads and writes keys below one prefix (`{DEFAULT_PREFIX}`), by
-transactions that compare what was read. It keeps nothing of its own and talks to no agent.
+transactions that compare what was read. It keeps nothing of its own. How far copies are and how much room a node has is
+not in etcd: `move` asks the agents for it, and goes on without an answer.
 
 It finds etcd by `--endpoints`, else `DROVER_ENDPOINTS`, else `ETCDCTL_ENDPOINTS`, else `127.0.0.1:2379`; the prefix by
 `--prefix`, else `DROVER_PREFIX`. Certificates and a user come from `ETCDCTL_CACERT`, `ETCDCTL_CERT`, `ETCDCTL_KEY`,

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from drover.agent.api.ahead import Workloads
 from drover.agent.api.copies import Copies
 from drover.agent.api.errors import CannotListen
-from drover.agent.api.source import DatasetView, Source, reported, unhealthy
+from drover.agent.api.source import DatasetView, Progress, Source, reported, unhealthy
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
@@ -94,8 +94,8 @@ class _Datasets(drover_pb2_grpc.DatasetsServicer):
         self._source = source
 
     async def List(self, request: drover_pb2.ListRequest, context: Any) -> drover_pb2.ListResponse:
-        views = _chosen(self._source, request.names)
-        return drover_pb2.ListResponse(datasets=[_dataset(views[name]) for name in sorted(views)])
+        views, used = _chosen(self._source, request.names), self._source.used()
+        return drover_pb2.ListResponse(datasets=[_dataset(views[name], used.get(name)) for name in sorted(views)])
 
     async def Watch(
         self, request: drover_pb2.WatchRequest, context: Any
@@ -137,7 +137,7 @@ def _difference(sent: dict[str, DatasetView], name: str, now: DatasetView | None
     return drover_pb2.DatasetEvent(changed=_dataset(now))
 
 
-def _dataset(view: DatasetView) -> drover_pb2.Dataset:
+def _dataset(view: DatasetView, used: int | None = None) -> drover_pb2.Dataset:
     progress = view.progress
     return drover_pb2.Dataset(
         name=view.name,
@@ -150,11 +150,22 @@ def _dataset(view: DatasetView) -> drover_pb2.Dataset:
         size=view.size,
         backend=view.backend,
         desired=view.desired,
-        progress=drover_pb2.Progress(what=progress.what, done=progress.done, total=progress.total)
-        if progress
-        else None,
+        progress=_progress(progress) if progress else None,
         here=view.here,
         since=view.since,
+        used=used,
+    )
+
+
+def _progress(progress: Progress) -> drover_pb2.Progress:
+    return drover_pb2.Progress(
+        what=progress.what,
+        done=progress.done,
+        total=progress.total,
+        to=progress.to,
+        rounds=[drover_pb2.Round(bytes=one.bytes, seconds=one.seconds, full=one.full) for one in progress.rounds],
+        predicted_seconds=progress.predicted,
+        last=progress.last,
     )
 
 
@@ -169,6 +180,8 @@ class _Node(drover_pb2_grpc.NodeServicer):
             incarnation=view.incarnation,
             session=drover_pb2.Session.Value(f"SESSION_{view.session.name}"),
             deadline_margin_seconds=view.margin,
+            unhealthy=unhealthy(self._source),
+            free=view.free,
         )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from drover.agent.rounds import Round
 from drover.agent.telemetry import Gauges
 from drover.coordinator.records import Phase
 
@@ -16,11 +17,17 @@ ETCD, SESSION, GUARD = "etcd", "session", "guard"
 
 @dataclass(frozen=True)
 class Progress:
-    """what: for people. done, total: in the unit that `what` implies; total 0: not known."""
+    """what: for people. done, total: in the unit that `what` implies; total 0: not known. to: the node that it is
+    copied to, "" where it is not; rounds: that are over; predicted: seconds that the last increment is expected to
+    take, 0 where that is not known; last: it is what comes next."""
 
     what: str
     done: int
     total: int = 0
+    to: str = ""
+    rounds: tuple[Round, ...] = ()
+    predicted: float = 0.0
+    last: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,14 @@ class Session(StrEnum):
 
 @dataclass(frozen=True)
 class NodeView:
-    """incarnation: empty while joining. margin: seconds until D_soft; not positive: passed, or never counted."""
+    """incarnation: empty while joining. margin: seconds until D_soft; not positive: passed, or never counted. free:
+    bytes for volumes, by back end, where there is a limit."""
 
     name: str
     incarnation: str
     session: Session
     margin: float
+    free: Mapping[str, int] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -78,6 +87,10 @@ class Source(Protocol):
         ...
 
     def node(self) -> NodeView: ...
+
+    def used(self) -> Mapping[str, int]:
+        """Bytes in use, by dataset, of what is mounted here and has said so lately. May take some 10 ms."""
+        ...
 
     def health(self) -> Mapping[str, str | None]:
         """What is wrong with ETCD, SESSION, GUARD and each `backend.<name>`; None: nothing. One line, for a user."""

@@ -24,16 +24,19 @@ class Change:
     warnings: Sequence[str] = ()
 
 
+def change_json(change: Change) -> ChangeJson:
+    dataset = change.picture.datasets[change.name]
+    return ChangeJson(
+        changed=change.changed, warnings=list(change.warnings), dataset=dataset_json(dataset, change.picture)
+    )
+
+
 def tell(change: Change, as_json: bool) -> None:
     """Warnings on standard error, the rest on standard output."""
-    dataset = change.picture.datasets[change.name]
     if as_json:
-        output.say_json(
-            ChangeJson(
-                changed=change.changed, warnings=list(change.warnings), dataset=dataset_json(dataset, change.picture)
-            )
-        )
+        output.say_json(change_json(change))
         return
+    dataset = change.picture.datasets[change.name]
     for warning in change.warnings:
         output.warn(warning)
     output.say(output.plain(change.headline))

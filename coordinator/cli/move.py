@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Annotated
 
@@ -10,18 +12,20 @@ import typer
 
 from drover.coordinator import trace
 from drover.coordinator.cli import options, output
-from drover.coordinator.cli.change import Change, tell
+from drover.coordinator.cli.change import Change, change_json, tell
 from drover.coordinator.cli.completion import nodes
-from drover.coordinator.cli.connection import commit, connection, run
+from drover.coordinator.cli.connection import Connection, commit, connection, from_environment, run
 from drover.coordinator.cli.describe import check_target, the_declared
-from drover.coordinator.cli.errors import Interrupted, NotPossible, Usage
+from drover.coordinator.cli.errors import CliError, Interrupted, NotPossible, Usage
 from drover.coordinator.cli.follow import Arrived, follow
 from drover.coordinator.cli.foresee import Foreseen, foresee
 from drover.coordinator.cli.picture import Dataset, Misdeclared, Picture, take
+from drover.coordinator.cli.shapes import MoveJson
+from drover.coordinator.cli.watching import Board, watch
 from drover.coordinator.cli.wish import wish
 from drover.coordinator.keys import DEFAULT_PREFIX, Keys
 from drover.coordinator.records import State, Status
-from drover.coordinator.store import Store
+from drover.coordinator.store import Store, StoreError
 from drover.coordinator.txn import Delete, Txn, absent, unchanged
 
 
@@ -182,29 +186,70 @@ def move(
         return
     asked = run(where, partial(ask, request=Request(name, node, force)))
     if not wait or not asked.revision:
-        tell(asked.change, as_json)
+        _tell(asked, as_json)
         return
+    board = Board((name, *asked.change.picture.together(name)), silent=as_json)
     try:
         if not as_json:
             for warning in asked.change.warnings:
                 output.warn(warning)
             output.say(output.plain(asked.change.headline))
             output.say(output.facts(_expected(name, node, asked)))
-        arrived = run(
-            where,
-            lambda store, keys: follow(
-                store, keys, name, node, asked.revision, timeout, progress=None if as_json else _progress
-            ),
-        )
+        with board:
+            arrived = run(where, partial(_see_through, where=where, asked=asked, node=node, limit=timeout, board=board))
         after = run(where, take) if as_json else asked.change.picture
     except KeyboardInterrupt:
         raise Interrupted(
             "stopped watching", f"Look: drover show {name}", outcome=f"The move of {name} to {node} goes on."
         ) from None
     if as_json:
-        tell(replace(asked.change, picture=after), as_json)
+        _tell(replace(asked, change=replace(asked.change, picture=after)), as_json, board)
     else:
         output.say(f"  {arrival(arrived)}")
+
+
+async def _see_through(
+    store: Store, keys: Keys, where: Connection, asked: Asked, node: str, limit: float, board: Board
+) -> Arrived:
+    """Until the move has ended, with the rounds of copying meanwhile. Raises CliError, StoreError."""
+    name, picture = asked.change.name, asked.change.picture
+    tenure = picture.datasets[name].tenure
+    async with asyncio.TaskGroup() as group:
+        rounds: asyncio.Task[None] | None = None
+        if tenure is not None and tenure.held and tenure.copies:
+            source = picture.nodes[tenure.node]
+            address = source.record.grpc if source.record else ""
+            access = where.access or from_environment()
+            rounds = group.create_task(watch(board, (name, *picture.together(name)), tenure.node, address, access))
+        following = follow(store, keys, name, node, asked.revision, limit, progress=lambda it: _progress(it, board))
+        outcome = await _outcome(following)
+        if rounds is not None:
+            rounds.cancel()
+    if isinstance(outcome, Arrived):
+        return outcome
+    raise outcome
+
+
+async def _outcome(following: Awaitable[Arrived]) -> Arrived | CliError | StoreError:
+    """As a value: what a group of tasks raises is wrapped."""
+    try:
+        return await following
+    except (CliError, StoreError) as error:
+        return error
+
+
+def _tell(asked: Asked, as_json: bool, board: Board | None = None) -> None:
+    if not as_json:
+        tell(asked.change, as_json)
+        return
+    rounds = board.rounds if board else {}
+    output.say_json(
+        MoveJson(
+            **change_json(asked.change),
+            trace=asked.trace or None,
+            rounds={name: [asdict(one) for one in its] for name, its in rounds.items()},
+        )
+    )
 
 
 def _expected(name: str, node: str, asked: Asked) -> list[tuple[str, str]]:
@@ -228,9 +273,9 @@ def _foretell(foreseen: Foreseen, warnings: list[str], as_json: bool) -> None:
     output.say(output.facts(foreseen.facts()))
 
 
-def _progress(status: Status) -> None:
+def _progress(status: Status, board: Board) -> None:
     where = f"{status.node:<12}  " if status.node else ""
-    output.say(output.plain(f"  {status.phase.value:<8}  {where}{status.warning or status.reason}".rstrip()))
+    board.say(f"  {status.phase.value:<8}  {where}{status.warning or status.reason}".rstrip())
 
 
 def arrival(arrived: Arrived) -> str:

@@ -32,6 +32,11 @@ def coloured(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def terminal() -> bool:
+    """Whether standard output is one on which lines can be drawn anew."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def colour(text: str, name: str) -> str:
     """The text in a colour, where standard output takes colours."""
     return f"\x1b[{_COLOURS[name]}m{text}\x1b[0m" if coloured(sys.stdout) else text

@@ -86,11 +86,22 @@ class NodesJson(TypedDict):
 
 
 class ChangeJson(TypedDict):
-    """`drover create --json`, `set`, `move`"""
+    """`drover create --json`, `set`, `move --cancel`"""
 
     changed: Annotated[bool, "false: it was so already"]
     warnings: list[str]
     dataset: Annotated[DatasetJson, "as it was read right after the change"]
+
+
+class MoveJson(ChangeJson):
+    """`drover move --json`"""
+
+    trace: Annotated[str | None, "the id of the trace that the move belongs to; null: nothing moves"]
+    rounds: Annotated[
+        dict[str, list[dict[str, Any]]],
+        "with --wait, by dataset: bytes, seconds and full (all of it, no difference) of each round of copying, the "
+        "last increment included where its end was seen",
+    ]
 
 
 class ForeseenJson(TypedDict):

@@ -52,6 +52,9 @@ class FakeSource:
     def node(self) -> NodeView:
         return NodeView("node-a", "boot.1", Session.LIVE, 3.5)
 
+    def used(self) -> dict[str, int]:
+        return {"pgdata": 3 << 30}
+
     def health(self) -> dict[str, str | None]:
         return self.wrong
 

@@ -220,6 +220,7 @@ class Dataset(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     HERE_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     phase: Global___Phase.ValueType
     reason: _builtins.str
@@ -240,6 +241,8 @@ class Dataset(_message.Message):
     """Mounted on the node that answers."""
     since: _builtins.str
     """When it came into this phase: RFC 3339, UTC."""
+    used: _builtins.int
+    """Bytes in use, where it is mounted on the node that answers; absent: not known."""
     @_builtins.property
     def progress(self) -> Global___Progress:
         """What goes on just now; absent: nothing that can be measured."""
@@ -260,14 +263,20 @@ class Dataset(_message.Message):
         progress: Global___Progress | None = ...,
         here: _builtins.bool = ...,
         since: _builtins.str = ...,
+        used: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "_used", b"_used", "progress", b"progress", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "backend", b"backend", "desired", b"desired", "epoch", b"epoch", "here", b"here", "name", b"name", "node", b"node", "path", b"path", "phase", b"phase", "progress", b"progress", "reason", b"reason", "since", b"since", "size", b"size", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "_used", b"_used", "backend", b"backend", "desired", b"desired", "epoch", b"epoch", "here", b"here", "name", b"name", "node", b"node", "path", b"path", "phase", b"phase", "progress", b"progress", "reason", b"reason", "since", b"since", "size", b"size", "used", b"used", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
     _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    _WhichOneofReturnType__used: _TypeAlias = _typing.Literal["used"]  # noqa: Y015
+    _WhichOneofArgType__used: _TypeAlias = _typing.Literal["_used", b"_used"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used) -> _WhichOneofReturnType__used | None: ...
 
 Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
 
@@ -278,25 +287,71 @@ class Progress(_message.Message):
     WHAT_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    PREDICTED_SECONDS_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     what: _builtins.str
     """For people, like "sending snapshot 3"."""
     done: _builtins.int
     """In the unit that `what` implies, bytes mostly; total 0: not known."""
     total: _builtins.int
+    to: _builtins.str
+    """The node that it is being copied to; empty: it is not being copied. What follows is about that."""
+    predicted_seconds: _builtins.float
+    """Seconds that the last increment is expected to take, during which nothing runs; 0: not known yet."""
+    last: _builtins.bool
+    """It has come far enough: what is sent next is the last increment."""
+    @_builtins.property
+    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Round]:
+        """Rounds that are over, oldest first."""
+
     def __init__(
         self,
         *,
         what: _builtins.str = ...,
         done: _builtins.int = ...,
         total: _builtins.int = ...,
+        to: _builtins.str = ...,
+        rounds: _abc.Iterable[Global___Round] | None = ...,
+        predicted_seconds: _builtins.float = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "total", b"total", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "last", b"last", "predicted_seconds", b"predicted_seconds", "rounds", b"rounds", "to", b"to", "total", b"total", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class Round(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    bytes: _builtins.int
+    """Of the stream."""
+    seconds: _builtins.float
+    """From the snapshot to the target's answer that it is durable there."""
+    full: _builtins.bool
+    """Nothing was common: it was all of it, not a difference."""
+    def __init__(
+        self,
+        *,
+        bytes: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        full: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "full", b"full", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Round: _TypeAlias = Round  # noqa: Y015
 
 @_typing.final
 class GetNodeRequest(_message.Message):
@@ -317,16 +372,66 @@ Global___GetNodeRequest: _TypeAlias = GetNodeRequest  # noqa: Y015
 class NodeState(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class UnhealthyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FreeEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     DEADLINE_MARGIN_SECONDS_FIELD_NUMBER: _builtins.int
+    UNHEALTHY_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     incarnation: _builtins.str
     """Empty while joining."""
     session: Global___Session.ValueType
     deadline_margin_seconds: _builtins.float
     """Seconds until writers are stopped, were no further heartbeat answered; not positive: they are."""
+    @_builtins.property
+    def unhealthy(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What is wrong with its parts, by their names in health, without "drover."; empty: nothing."""
+
+    @_builtins.property
+    def free(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Bytes that are free for volumes, by back end, where there is a limit."""
+
     def __init__(
         self,
         *,
@@ -334,10 +439,12 @@ class NodeState(_message.Message):
         incarnation: _builtins.str = ...,
         session: Global___Session.ValueType = ...,
         deadline_margin_seconds: _builtins.float = ...,
+        unhealthy: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        free: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_margin_seconds", b"deadline_margin_seconds", "incarnation", b"incarnation", "name", b"name", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_margin_seconds", b"deadline_margin_seconds", "free", b"free", "incarnation", b"incarnation", "name", b"name", "session", b"session", "unhealthy", b"unhealthy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
