@@ -52,6 +52,7 @@ from drover.coordinator.mark import MARK, MarkFile
 from drover.coordinator.member import Lost, Member
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import Loss
+from drover.coordinator.records import Fence
 from drover.coordinator.store import OtherEtcd, WentBack
 
 log = logging.getLogger(__name__)
@@ -244,7 +245,11 @@ class Agent:
         self._member = member
         ignored = IgnoredInput(member.view, member.node, self._telemetry)
         reporter = self._reporter = Reporter(member, lambda dataset: self._told(ignored, dataset))
-        local = Local(self._backends, lambda name: workers.wake(name))
+
+        def wake(dataset: str) -> None:
+            workers.wake(dataset)
+
+        local = Local(self._backends, wake)
         allowed = frozenset(self._settings.workloads.allow)
         docker = self._settings.docker
         users = Users(self._settings.run_dir / "docker.json", docker.engine) if docker.socket else None
@@ -257,9 +262,9 @@ class Agent:
             self._telemetry,
             helpers,
             users=users,
-            ask_ready=asking_ready(self._settings, member).ask,
+            ask_ready=asking_ready(self._settings, member, self._telemetry.spans).ask,
         )
-        copies = self._local_copies(member, execute, lambda name: workers.wake(name))
+        copies = self._local_copies(member, execute, wake)
         self._sight.copying = lambda: execute.copying
         shared = Shared(member, execute, reporter, allowed, self._leave, users)
         workers = self._workers = Workers(shared)
@@ -297,7 +302,7 @@ class Agent:
         """What sends them, and looks after them, in one incarnation."""
         if self._data_path is None or self._receiver is None:
             return ()
-        ask = asking(self._settings, member)
+        ask = asking(self._settings, member, self._telemetry.spans)
 
         def changed(name: str) -> None:
             wake(name)
@@ -375,6 +380,9 @@ class Agent:
 
     def heartbeat(self, outcome: str, seconds: float) -> None:
         self._telemetry.heartbeat("ok" if outcome == "answered" else "failed", seconds)
+
+    def fenced(self, fence: Fence, asked: float) -> None:
+        self._telemetry.fenced(fence, asked)
 
     def watch_lag(self, seconds: float) -> None:
         self._telemetry.watch_lag(seconds)

@@ -19,6 +19,7 @@ from opentelemetry.trace import Tracer
 
 from drover.agent import logs
 from drover.agent.config import Otlp
+from drover.agent.spans import KnownIds
 
 _ENDPOINTS = tuple(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT" for signal in ("", "METRICS_", "TRACES_", "LOGS_"))
 
@@ -91,7 +92,7 @@ def _traces(made: Exports, settings: Otlp, resource: Resource, collect: Collect)
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=KnownIds())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.collector or None)))
     made.tracer = provider.get_tracer("drover")
     made.closing.append(provider.shutdown)

@@ -22,6 +22,7 @@ from drover.agent.local import Local
 from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
 from drover.agent.sight import Sight
+from drover.agent.spans import Spans
 from drover.agent.storage.base import Mounted
 from drover.agent.telemetry import Telemetry
 from drover.agent.users import Users
@@ -47,7 +48,7 @@ async def serving(
         log.warning("insecure: anybody on the network can listen in at %s: set [tls]", ", ".join(settings.overheard))
     plain, anyone = listen.http_clients == "plain", listen.http_clients == "any"
     async with (
-        rpc.serving(sight, listen.grpc, files, receiver=receiver, preparer=preparer),
+        rpc.serving(sight, listen.grpc, files, receiver=receiver, preparer=preparer, spans=telemetry.spans),
         http.serving(sight, telemetry, listen.http, None if plain else files, anyone),
         control.serving(settings.run_dir, leave),
     ):
@@ -65,15 +66,15 @@ def watch_expiry(settings: Settings, telemetry: Telemetry) -> None:
                 raise ConfigError(key, str(error)) from None
 
 
-def asking(settings: Settings, member: Member) -> Ask:
+def asking(settings: Settings, member: Member, spans: Spans) -> Ask:
     """Asks other nodes' agents to receive, at the addresses that they tell."""
     files = settings.tls.files if settings.tls else None
-    return Asking(settings.node, _addresses(member), files).ask
+    return Asking(settings.node, _addresses(member), files, spans).ask
 
 
-def asking_ready(settings: Settings, member: Member) -> AskingReady:
+def asking_ready(settings: Settings, member: Member, spans: Spans) -> AskingReady:
     """What asks other nodes' agents whether they are ready for a workload."""
-    return AskingReady(_addresses(member), settings.tls.files if settings.tls else None)
+    return AskingReady(_addresses(member), settings.tls.files if settings.tls else None, spans)
 
 
 def _addresses(member: Member) -> Callable[[str], str]:

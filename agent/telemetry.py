@@ -10,30 +10,29 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from opentelemetry.context import Context
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Counter, Histogram, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import Tracer, set_span_in_context
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import SpanKind, Tracer
 from prometheus_client import CollectorRegistry, generate_latest
 
 import drover
 from drover.agent import metrics
 from drover.agent.metrics import METRICS, OF_DATASETS, Metric
 from drover.agent.room import Measure, Room
+from drover.agent.spans import Spans
 from drover.agent.storage.base import Capacity, Usage
 from drover.coordinator import trace
 from drover.coordinator.keys import Kind
 from drover.coordinator.protocol.session import Loss
-from drover.coordinator.records import Evidence
-
-_PROPAGATOR = TraceContextTextMapPropagator()
+from drover.coordinator.records import Evidence, Fence
+from drover.coordinator.trace import Cause
 
 Outcome = Literal["ok", "failed"]
 
@@ -101,7 +100,7 @@ class Telemetry:
         tracer: Tracer | None = None,
     ) -> None:
         """readers: that export, beside Prometheus. tracer: makes spans that are exported; None: none are."""
-        self._tracer = tracer
+        self.spans = Spans(tracer)
         self.registry = CollectorRegistry()
         reader = PrometheusMetricReader(registry=self.registry, scope_info_enabled=False)
         self._provider = MeterProvider([reader, *readers], resource(node), shutdown_on_exit=False)
@@ -177,26 +176,28 @@ class Telemetry:
         which there is one a second, would bury the others."""
         began, outcome = time.monotonic(), "failed"
         try:
-            with self.span(f"etcd {call}") if trace.current() else contextlib.nullcontext():
+            with self.spans.calling(f"etcd {call}") if trace.current() else contextlib.nullcontext():
                 yield
             outcome = "ok"
         finally:
             self._histograms[metrics.REQUEST].record(time.monotonic() - began, {"call": call, "outcome": outcome})
 
-    @contextlib.contextmanager
-    def span(self, name: str, **attributes: Sequence[str]) -> Iterator[None]:
-        """Around a step or a call: a child of the current trace, and current inside. Costs nothing where no traces are
+    def span(self, name: str, **attributes: Sequence[str]) -> AbstractContextManager[None]:
+        """Around a step: a child of the current trace, and current inside. Costs nothing where no traces are
         exported."""
-        if self._tracer is None:
-            yield
-            return
-        carrier = {"traceparent": trace.current()}
-        parent = _PROPAGATOR.extract(carrier) if carrier["traceparent"] else Context()
-        told = {f"drover.{key}": list(value) for key, value in attributes.items()}
-        with self._tracer.start_as_current_span(name, parent, attributes=told) as span:
-            _PROPAGATOR.inject(carrier, set_span_in_context(span))
-            with trace.within(carrier["traceparent"]):
-                yield
+        return self.spans.around(name, SpanKind.INTERNAL, attributes)
+
+    def covered(self, name: str, cause: Cause, under: str = "", **attributes: Sequence[str]) -> None:
+        """All that belongs to this has come to its end, now: the span that the others are in. under: the traceparent of
+        what it is part of itself; "": of nothing."""
+        self.spans.tell(name, cause.parent, cause.begun, under=under, **attributes)
+
+    def fenced(self, fence: Fence, asked: float) -> None:
+        """This node has written it, just now: its span, from the last heartbeat that was seen. asked: when the
+        transaction was sent (Unix time)."""
+        silent = asked - (fence.still or 0.0)
+        self.spans.tell("Fence", fence.trace, silent, node=[fence.node], evidence=[fence.evidence.value])
+        self.spans.tell("etcd txn", trace.child(fence.trace), asked, under=fence.trace)
 
     def sent(self, backend: str, purpose: str, amount: int) -> None:
         """amount: bytes that another node has taken. purpose: of the stream, one of a few words."""

@@ -23,7 +23,7 @@ from drover.coordinator.protocol import history, observer, ownership, session
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import CloseGate, Ended, Live, OpenGate, Send
 from drover.coordinator.record import InvalidRecord, timestamp
-from drover.coordinator.records import Heartbeat, NodeRecord
+from drover.coordinator.records import Fence, Heartbeat, NodeRecord
 from drover.coordinator.store import Denied, LeaseGone, NoSpace, Store, StoreError, Unanswered, Unavailable, WentBack
 from drover.coordinator.timings import MAX_PAUSE, Timings
 from drover.coordinator.txn import Compare, Entry, Put, Txn, absent, unchanged
@@ -68,6 +68,10 @@ class Listener(Protocol):
     def gate_opened(self) -> None: ...
     def heartbeat(self, outcome: str, seconds: float) -> None: ...
 
+    def fenced(self, fence: Fence, asked: float) -> None:
+        """This node has written it. asked: when it was sent (Unix time)."""
+        ...
+
     def watch_lag(self, seconds: float) -> None:
         """From etcd's answer to a transaction until the view showed what it wrote."""
         ...
@@ -100,6 +104,10 @@ class Member:
         self.verbs = Verbs(store, self.view, self.seat, self._check_live, self._check_joined, listener.watch_lag)
         self._observers = Observers(self)
         self._housekeeping = Housekeeping(self, compacts)
+
+    @property
+    def listener(self) -> Listener:
+        return self._listener
 
     @property
     def node(self) -> str:
@@ -154,7 +162,7 @@ class Member:
         """For one transaction of this incarnation."""
         at = timestamp(datetime.now(UTC))
         txn = secrets.token_hex(8)
-        return ownership.Seat(self.keys, self.node, self.incarnation, self.lease, at, txn, trace.current())
+        return ownership.Seat(self.keys, self.node, self.incarnation, self.lease, at, txn, trace.cause())
 
     async def say_leaving(self) -> None:
         """That this node shuts down, so that nobody gives it anything. Raises StoreError."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from drover.coordinator import trace
 from drover.coordinator.keys import Kind
 from drover.coordinator.mirror import Mirror
 from drover.coordinator.protocol import observer, ownership
@@ -61,7 +63,7 @@ class Observers:
         member = self._member
         begun = [n for n, w in self._watches.items() if w.begun(2 * member.timings.heartbeat)]
         wanted = observer.whom(member.node, member.view.cluster, member.view.tenures(), begun)
-        for node in self._watches.keys() - wanted.keys():
+        for node in [n for n in self._watches.keys() - wanted.keys() if not self._watches[n].asking]:
             self._tasks.pop(node).cancel()
             del self._watches[node]
         for node, incarnation in wanted.items():
@@ -81,6 +83,8 @@ class _Watch:
         self._mirror = Mirror(member.store, self._key, self._key + "\0", lambda _: self._look(), on_gap=self._anew)
         self._watched: Watched | None = None
         self._moved = asyncio.Event()
+        self.asking = False
+        """A fence is on its way. The view may show it before its answer is here, and then nobody need be watched."""
 
     def begun(self, age: float) -> bool:
         """Whether this heartbeat has stood still long enough to go on watching it, whoever ranks how."""
@@ -148,12 +152,18 @@ class _Watch:
             if not member.steady() or not member.live:
                 return _AGAIN
             at = timestamp(datetime.now(UTC))
-            record = observer.silence(watched, member.node, now, at)
+            record = observer.silence(watched, member.node, now, at).model_copy(update={"trace": trace.new()})
+            asked = time.time()
             unusable = member.view.entry(Kind.PAUSE, "")
             paused = unusable.mod_revision if unusable else 0
             txn = ownership.fence(member.seat(), self._node, watched.heartbeat, watched.revision, record, paused)
+            self.asking = True
             if (await member.store.txn(txn)).succeeded:
-                log.warning("fenced %s: %s", watched.heartbeat.incarnation, record.detail)
+                member.listener.fenced(record, asked)
+                with trace.within(record.trace):
+                    log.warning("fenced %s: %s", watched.heartbeat.incarnation, record.detail)
         except StoreError as error:
             log.debug("watching %s: %s", self._node, error)
+        finally:
+            self.asking = False
         return _AGAIN

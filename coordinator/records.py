@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -110,7 +111,8 @@ class Evidence(StrEnum):
 
 class Fence(Record):
     """`fences/<incarnation>`: the durable record that an incarnation is dead to the cluster. Never taken back.
-    still: seconds for which its heartbeat had stood still; None: not known."""
+    still: seconds for which its heartbeat had stood still; None: not known. trace: the traceparent of its span, where
+    an agent has written it: what is claimed for it belongs to that trace."""
 
     node: str
     by: str
@@ -122,6 +124,15 @@ class Fence(Record):
     still: float | None = None
     until: float | None = None
     """The moment, by the clock in its heartbeats, after which it has written nothing; None: not known."""
+    trace: str = ""
+
+    @property
+    def when(self) -> float | None:
+        """Unix time; None where `at` says nothing."""
+        try:
+            return datetime.fromisoformat(self.at).timestamp()
+        except ValueError:
+            return None
 
 
 class Holder(Record):
@@ -148,10 +159,12 @@ class Accepted(Record):
 
 class Asked(Record):
     """`asked/<d>`: who put `desired/<d>`, and by what. Counts only where both were put in one transaction: then it is
-    about that very wish. trace: the traceparent that the move is to belong to. accepts: what may be lost by it."""
+    about that very wish. trace: the traceparent that the move is to belong to. at: when (Unix time). accepts: what may
+    be lost by it."""
 
     by: str
     trace: str = ""
+    at: float | None = None
     accepts: Accepted | None = None
 
 
@@ -223,7 +236,8 @@ class Tenure(Record):
     down: when its use was stopped before this epoch, by a wall clock (Unix time, seconds): by the source for the
     handover, or by death, counted from the last heartbeat that was seen. For measuring. stopped: when the source told
     the first workload to end, for the handover; None: none ran. For measuring. trace: the traceparent of what made the
-    epoch; what its holder does to take it up belongs to that trace.
+    epoch; what its holder does to take it up belongs to that trace. begun: when that began: the wish was put, or the
+    fence (Unix time). For measuring.
     base: local copies: the guid of the snapshot that the epoch starts from; None: it goes on with the working copy.
     created: the spec's create revision; another one is
     another dataset of the same name. 0: whichever spec is there, until it is claimed. born: the file system was made;
@@ -246,6 +260,7 @@ class Tenure(Record):
     down: float | None = None
     stopped: float | None = None
     trace: str = ""
+    begun: float | None = None
     base: str | None = None
     copies: tuple[str, ...] = ()
     """Local copies: the nodes that have what this epoch starts from, or has written, the source of a handover first.

@@ -197,6 +197,7 @@ class View:
             desired_by=asked.by if same and isinstance(asked, Asked) else "",
             desired_trace=asked.trace if same and isinstance(asked, Asked) else "",
             desired_accepts=asked.accepts if same and isinstance(asked, Asked) else None,
+            desired_at=asked.at if same and isinstance(asked, Asked) else None,
             tenure=tenure if isinstance(tenure, Tenure) else None,
             tenure_revision=owner.mod_revision if owner else 0,
             leased=at[Kind.LEASES] is not None,

@@ -23,8 +23,11 @@ say so, with traces and logs. `deploy/prometheus/` has a configuration and alert
 
 ## Traces
 
-Whatever changes an epoch is one trace: a move from `drover move` (whose `--wait` prints the id) over the steps of the
-source to those of the target, a fail-over from the claim on. Steps are spans, with their calls to etcd inside.
+Whatever changes an epoch is one trace. A move is one below a span `Move`, which lasts from the wish (`drover move
+--wait` prints the id) until the dataset is active at the target, with the steps of both agents in it. A fail-over is
+one below the `Fence`, which begins with the last heartbeat that was seen; each unit that is taken over has a span
+`Failover` in it, with the claim, the attach, the mount and the start of the workload. Where no agent wrote the fence,
+that is the root. Steps are spans, with the calls to etcd and from agent to agent inside.
 `drover show DATASET --json` has the id of each epoch's trace, and so has each line of log that belongs to it.
 """
 

@@ -12,6 +12,7 @@ from drover.agent.api.copies import channel
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.preparer import Preparer
 from drover.agent.situation import Ready
+from drover.agent.spans import Spans
 from drover.agent.tls import Files
 from drover.agent.workloads.base import WorkloadError, fingerprint
 from drover.agent.workloads.notes import now
@@ -42,17 +43,18 @@ class Workloads(drover_pb2_grpc.WorkloadsServicer):
 
 
 class AskingReady:
-    """The side of the node that has it. address: of a node's gRPC, "" where it is not known. tls: our certificate."""
+    """The side of the node that has it. address: of a node's gRPC, "" where it is not known. tls: our certificate.
+    spans: told of each call."""
 
-    def __init__(self, address: Callable[[str], str], tls: Files | None) -> None:
-        self._address, self._tls = address, tls
+    def __init__(self, address: Callable[[str], str], tls: Files | None, spans: Spans) -> None:
+        self._address, self._tls, self._spans = address, tls, spans
 
     async def ask(self, name: str, spec: WorkloadSpec, to: str) -> Ready:
         """A node that cannot be asked is no reason to stay: it may well be ready."""
         wanted = fingerprint(spec)
         request = drover_pb2.PrepareRequest(workload=name, fingerprint=wanted)
         try:
-            async with await channel(self._tls, self._address(to), to) as opened:
+            async with await channel(self._tls, self._address(to), to, self._spans) as opened:
                 said = await drover_pb2_grpc.WorkloadsStub(opened).Prepare(request, timeout=_ANSWERS)
         except (grpc.aio.AioRpcError, OSError) as error:
             log.warning("%s does not say whether it is ready for %s: %s", to, name, error)

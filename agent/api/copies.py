@@ -9,9 +9,11 @@ from typing import Any
 
 import grpc
 
+from drover.agent.api.tracing import calling
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.copying import Expected, Sent
 from drover.agent.receiving import Receiver
+from drover.agent.spans import Spans
 from drover.agent.storage.base import Snapshot, StorageError, Token, Volume
 from drover.agent.tls import Files
 from drover.agent.transfer.base import Ticket
@@ -47,10 +49,12 @@ class Copies(drover_pb2_grpc.CopiesServicer):
 
 
 class Asking:
-    """The sender's side. address: of a node's gRPC, "" where it is not known. tls: our certificate; None: plain."""
+    """The sender's side. address: of a node's gRPC, "" where it is not known. tls: our certificate; None: plain. spans:
+    told of each call."""
 
-    def __init__(self, node: str, address: Callable[[str], str], tls: Files | None) -> None:
+    def __init__(self, node: str, address: Callable[[str], str], tls: Files | None, spans: Spans) -> None:
         self._node, self._address, self._tls = node, address, tls
+        self._spans = spans
 
     @asynccontextmanager
     async def ask(self, sent: Sent, to: str) -> AsyncIterator[Expected]:
@@ -68,7 +72,7 @@ class Asking:
             incarnation=sent.token.incarnation,
             sender=self._node,
         )
-        async with await channel(self._tls, address, to) as opened:
+        async with await channel(self._tls, address, to, self._spans) as opened:
             call = drover_pb2_grpc.CopiesStub(opened).Expect(request)
             try:
                 async with asyncio.timeout(_READY):
@@ -88,10 +92,12 @@ class Asking:
                     await call.read()
 
 
-async def channel(tls: Files | None, address: str, to: str) -> grpc.aio.Channel:
-    """To the agent of node `to`, with our certificate. Raises OSError."""
+async def channel(tls: Files | None, address: str, to: str, spans: Spans) -> grpc.aio.Channel:
+    """To the agent of node `to`, with our certificate. spans: told of each call. Raises OSError."""
+    tracing = list(calling(spans))
     if tls is None:
-        return grpc.aio.insecure_channel(address)
+        return grpc.aio.insecure_channel(address, interceptors=tracing)
     files = (tls.ca, tls.key, tls.cert)
     credentials = grpc.ssl_channel_credentials(*[await asyncio.to_thread(file.read_bytes) for file in files])
-    return grpc.aio.secure_channel(address, credentials, (("grpc.ssl_target_name_override", to),))
+    options = (("grpc.ssl_target_name_override", to),)
+    return grpc.aio.secure_channel(address, credentials, options, interceptors=tracing)

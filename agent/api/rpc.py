@@ -15,9 +15,11 @@ from drover.agent.api.ahead import Workloads
 from drover.agent.api.copies import Copies
 from drover.agent.api.errors import CannotListen
 from drover.agent.api.source import DatasetView, Progress, Source, reported, unhealthy
+from drover.agent.api.tracing import Called
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
+from drover.agent.spans import Spans
 from drover.agent.tls import Files, server_context
 from drover.coordinator.rotation import Current
 
@@ -33,13 +35,15 @@ async def serving(
     grace: float = 0.5,
     receiver: Receiver | None = None,
     preparer: Callable[[], Preparer | None] | None = None,
+    spans: Spans = Spans(None),  # noqa: B008 - has no state
 ) -> AsyncIterator[int]:
     """Serves until the block is left; yields the port (of interest where `listen` asks for port 0).
 
     tls: who asks needs a certificate of our CA; None: plain text. grace: seconds that requests under way get at the
-    end. receiver, preparer: for other agents that send datasets and workloads here. Raises CannotListen.
+    end. receiver, preparer: for other agents that send datasets and workloads here. spans: told of calls that belong to
+    a trace. Raises CannotListen.
     """
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=_OPTIONS, interceptors=[Called(spans)])
     drover_pb2_grpc.add_DatasetsServicer_to_server(_Datasets(source), server)
     drover_pb2_grpc.add_NodeServicer_to_server(_Node(source), server)
     if receiver is not None:

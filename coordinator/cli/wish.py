@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import time
 from pathlib import Path
 
 from drover.coordinator import trace
@@ -32,7 +33,8 @@ def wish(
 ) -> tuple[Put, ...]:
     """For one transaction: `asked/<d>` counts only beside the `desired/<d>` that was put with it. parent: the
     traceparent that the move is to belong to; "": a new one. accepts: what may be lost by it."""
-    asked = Asked(by=f"{user()}, drover {verb}", trace=parent or trace.new(), accepts=accepts)
+    by, began = f"{user()}, drover {verb}", parent or trace.new()
+    asked = Asked(by=by, trace=began, at=round(time.time(), 3), accepts=accepts)
     return Put(keys.desired(dataset), node.encode()), Put(keys.asked(dataset), asked.encode())
 
 

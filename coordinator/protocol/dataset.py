@@ -34,6 +34,8 @@ class Dataset:
     """The traceparent that they gave it."""
     desired_accepts: Accepted | None = None
     """What they said may be lost."""
+    desired_at: float | None = None
+    """When they put it, by their clock (Unix time)."""
     tenure: Tenure | None = None
     tenure_revision: int = 0
     leased: bool = False

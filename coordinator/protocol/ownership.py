@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from types import MappingProxyType
 
 from drover.coordinator.keys import Keys
@@ -30,7 +29,7 @@ from drover.coordinator.records import (
     Tenure,
 )
 from drover.coordinator.specs import DatasetSpec
-from drover.coordinator.trace import trace_id
+from drover.coordinator.trace import NOTHING, Cause, trace_id
 from drover.coordinator.txn import Compare, CreateRevision, Delete, ModRevision, OnLease, Put, Txn, absent
 
 HISTORY = 100
@@ -44,8 +43,8 @@ SOMEBODY = "put desired"
 
 @dataclass(frozen=True)
 class Seat:
-    """Who sends: a node in one incarnation with its lease. at: when, for people. txn: a random id for each one. trace:
-    the traceparent of what it is part of, for people."""
+    """Who sends: a node in one incarnation with its lease. at: when, for people. txn: a random id for each one. cause:
+    what it is part of, for people."""
 
     keys: Keys
     node: str
@@ -53,7 +52,7 @@ class Seat:
     lease: int
     at: str
     txn: str
-    trace: str = ""
+    cause: Cause = NOTHING
 
 
 def _txn(seat: Seat, compare: Sequence[Compare], then: Sequence[Put | Delete]) -> Txn:
@@ -148,12 +147,9 @@ def _died(d: Dataset, cluster: Cluster) -> float | None:
     if d.tenure is None or d.tenure.state is not State.ACTIVE:
         return d.tenure.down if d.tenure is not None and d.tenure.held else None
     fence = cluster.fences.get(d.tenure.incarnation)
-    if fence is None or fence.still is None:
+    if fence is None or fence.still is None or (when := fence.when) is None:
         return None
-    try:
-        return datetime.fromisoformat(fence.at).timestamp() - fence.still
-    except ValueError:
-        return None
+    return when - fence.still
 
 
 def _claimed(seat: Seat, d: Dataset, uid: str, told: dict[str, object]) -> Tenure:
@@ -187,7 +183,8 @@ def _claimed(seat: Seat, d: Dataset, uid: str, told: dict[str, object]) -> Tenur
             "source": "",
             "before": old.node if old else "",
             "stopped": None,
-            "trace": seat.trace,
+            "trace": seat.cause.parent,
+            "begun": seat.cause.begun,
             "answers": answers,
             "txn": seat.txn,
         }
@@ -307,7 +304,8 @@ def handover(
                 "asked": asked,
                 "down": down,
                 "stopped": stopped,
-                "trace": seat.trace,
+                "trace": seat.cause.parent,
+                "begun": seat.cause.begun,
                 "txn": seat.txn,
                 **_sent(seat, d.name, old, to, bases.get(d.name)),
             }

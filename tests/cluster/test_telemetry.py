@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from drover.coordinator.cli.playground.layout import HTTP_PORT, Layout, Settings
 from tests.cluster.cluster import Cluster, Dataset
@@ -91,13 +93,37 @@ def none_is_empty(cluster: Cluster, queries: Sequence[str], directory: Path) -> 
             eventually(lambda asked=asked: bool(server.query(asked)), f"{query} has series", 15, every=0.2)  # type: ignore[misc]
 
 
+def the_tree(received: Received, trace: str, root: str, first: str) -> dict[str, Any]:
+    """Spans by id, once all of a trace has arrived: below one root, which began before all else and ended last."""
+
+    def spans() -> dict[str, Any]:
+        return {span.span_id: span for _, span in received.spans(trace)}
+
+    def whole() -> bool:
+        tree = spans()
+        roots = [one for one in tree.values() if not one.parent_span_id]
+        return [one.name for one in roots] == [root] and all(
+            one.parent_span_id in tree for one in tree.values() if one.parent_span_id
+        )
+
+    eventually(whole, f"{trace} is one tree below {root}: {received.spans(trace)}", 15)
+    tree = spans()
+    (top,) = [one for one in tree.values() if not one.parent_span_id]
+    assert top.start_time_unix_nano <= min(one.start_time_unix_nano for one in tree.values() if one.name == first)
+    return tree
+
+
 def test_a_move_is_one_trace_across_both_agents(moved: Moved) -> None:
     cluster, received, trace = moved.cluster, moved.received, moved.trace
     here = {("node-a", step) for step in ("StopWorkload", "Unpublish", "Handover", "etcd txn")}
-    there = {("node-b", step) for step in ("Activate", "Publish", "StartWorkload", "etcd txn")}
+    there = {("node-b", step) for step in ("Activate", "Publish", "StartWorkload", "etcd txn", "Move")}
     eventually(lambda: steps(received, trace) >= here | there, "both agents' spans arrive", 10)
-    spans = {span.span_id: span for _, span in received.spans(trace)}
-    assert all(spans[s.span_id].parent_span_id in spans for s in spans.values() if s.name == "etcd txn")
+    tree = the_tree(received, trace, "Move", "StopWorkload")
+    (root,) = [one for one in tree.values() if one.name == "Move"]
+    assert root.end_time_unix_nano >= max(
+        one.end_time_unix_nano for one in tree.values() if one.name == "StartWorkload"
+    )
+    assert all(tree[one.parent_span_id].name != "Move" for one in tree.values() if one.name == "etcd txn")
     traces = [one["trace"] for one in history(cluster, moved.dataset)]
     assert traces.index(trace) == 1
     assert len({*traces} - {""}) == 4, "each change of epoch is one of its own"
@@ -107,6 +133,17 @@ def test_a_move_is_one_trace_across_both_agents(moved: Moved) -> None:
     (line,) = [x for x in lines if x.get("trace_id") == trace and x["message"].startswith(said)]
     assert (line["dataset"], line["epoch"]) == (moved.dataset, 2)
     assert line["reason"]
+
+
+def test_a_move_of_copies_has_the_calls_from_agent_to_agent_in_its_trace(moved: Moved) -> None:
+    call = "gRPC drover.v1.Copies/Expect"
+    ends = {("node-a", call), ("node-b", call), ("node-a", "LastIncrement"), ("node-b", "Move")}
+    eventually(lambda: steps(moved.received, moved.sent) >= ends, "both ends of the call arrive", 15)
+    tree = the_tree(moved.received, moved.sent, "Move", "Replicate")
+    (theirs,) = [one for one in tree.values() if (one.name, one.kind) == (call, Span.SPAN_KIND_SERVER)]
+    ours = tree[theirs.parent_span_id]
+    assert (ours.name, ours.kind) == (call, Span.SPAN_KIND_CLIENT)
+    assert tree[ours.parent_span_id].name == "Replicate"
 
 
 def test_no_query_of_the_dashboard_is_empty_after_a_move_and_a_quiet_cluster_logs_nothing(
@@ -125,8 +162,14 @@ def test_a_fail_over_is_one_trace_and_fills_the_rest_of_the_dashboard(moved: Mov
     data = Dataset(cluster, moved.dataset)
     data.active_on("node-a", within=30)
     taken = history(cluster, data.name)[-1]["trace"]
-    whole = {("node-a", "TakeClaim"), ("node-a", "Publish")}
+    whole = {("node-a", step) for step in ("Fence", "Failover", "TakeClaim", "Activate", "Publish", "StartWorkload")}
     eventually(lambda: steps(received, taken) >= whole, "the fail-over's arrive", 10)
+    tree = the_tree(received, taken, "Fence", "TakeClaim")
+    (over,) = [one for one in tree.values() if one.name == "Failover"]
+    assert tree[over.parent_span_id].name == "Fence"
+    assert {tree[one.parent_span_id].name for one in tree.values() if one.name in ("TakeClaim", "Publish")} == {
+        "Failover"
+    }
     cluster.playground.start("node-b")
     cluster.until_all_joined()
     none_is_empty(cluster, [query for query in QUERIES if OF_FAIL_OVERS in query], tmp_path / "prometheus")

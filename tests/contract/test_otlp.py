@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -13,6 +14,8 @@ from drover.agent.export import Exports, exports
 from drover.agent.storage.base import Usage
 from drover.agent.telemetry import Gauges, Telemetry, resource
 from drover.coordinator import trace
+from drover.coordinator.records import Evidence, Fence
+from drover.coordinator.trace import Cause
 from tests.otlp import receiver
 
 FULL = Usage(size=100, used=60, inodes=10, inodes_used=4, free=35)
@@ -36,6 +39,23 @@ def told(settings: Otlp, environ: Mapping[str, str]) -> str:
     telemetry.close()
     made.close()
     return trace.trace_id(parent)
+
+
+def test_a_fence_and_what_it_frees_are_one_trace_from_the_last_heartbeat_on() -> None:
+    with receiver() as (received, port):
+        made = exports(Otlp(collector=f"http://127.0.0.1:{port}"), {}, resource("node-a"), lambda _: None)
+        telemetry = Telemetry("node-a", tracer=made.tracer)
+        now, parent = time.time(), trace.new()
+        telemetry.fenced(Fence(node="node-b", by="node-a", evidence=Evidence.SILENCE, still=7.0, trace=parent), now)
+        telemetry.covered("Failover", Cause(trace.child(parent), now), under=parent, datasets=["pgdata"])
+        telemetry.close()
+        made.close()
+    spans = {span.name: span for _, span in received.spans(trace.trace_id(parent))}
+    assert set(spans) == {"Fence", "etcd txn", "Failover"}
+    assert not spans["Fence"].parent_span_id
+    assert spans["etcd txn"].parent_span_id == spans["Failover"].parent_span_id == spans["Fence"].span_id
+    assert spans["Fence"].start_time_unix_nano == int((now - 7.0) * 1e9)
+    assert spans["Failover"].start_time_unix_nano == int(now * 1e9)
 
 
 @pytest.mark.parametrize("by", ["settings", "environment"])

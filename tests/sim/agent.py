@@ -13,12 +13,13 @@ from drover.agent.config import Docker, Settings, Workloads
 from drover.agent.helper.pool import HelperPool
 from drover.agent.leave import Leave
 from drover.agent.sight import Sight
+from drover.agent.spans import Spans
 from drover.agent.telemetry import Telemetry
 from drover.coordinator.etcd import Etcd
 from drover.coordinator.mark import MarkFile
 from drover.coordinator.protocol.leaving import OnShutdown
 from drover.coordinator.protocol.session import Ended, State
-from drover.coordinator.records import Evidence
+from drover.coordinator.records import Evidence, Fence
 from tests.sim.guard import SimGuard
 from tests.sim.storage import BLOCK, SHARED, SimBackend
 from tests.sim.workload import SimRuntime
@@ -33,7 +34,7 @@ class _NoTelemetry(Telemetry):
     """Counts nothing."""
 
     def __init__(self) -> None:
-        return None
+        self.spans = Spans(None)
 
     def moved(self, cutover: float) -> None:
         return None
@@ -72,6 +73,9 @@ class _NoTelemetry(Telemetry):
 
     def failover_gap(self, seconds: float) -> None:
         return None
+
+    def fenced(self, fence: Fence, asked: float) -> None:
+        pass
 
     def watch_lag(self, seconds: float) -> None:
         return None

@@ -54,7 +54,7 @@ class _Restored(_Store):
 def watch(store: _Store, *tenures: Tenure) -> _Watch:
     """By `a`, of `b`, which is not in nodes/."""
     view = SimpleNamespace(cluster=Cluster(nodes={}), tenures=lambda: tenures, entry=lambda kind, name: None)
-    seat = Seat(KEYS, "a", "a.1.1", 1, "now", "2", "")
+    seat = Seat(KEYS, "a", "a.1.1", 1, "now", "2")
     member = SimpleNamespace(node="a", view=view, store=store, keys=KEYS, seat=lambda: seat)
     return _Watch(cast(Member, member), "b", "b.1.1")
 

@@ -15,6 +15,7 @@ from drover.coordinator.protocol import ownership
 from drover.coordinator.protocol.dataset import Dataset, Node
 from drover.coordinator.protocol.ownership import Seat
 from drover.coordinator.records import Asked, HistoryEntry, NodeRecord, State, Tenure
+from drover.coordinator.trace import Cause
 from drover.coordinator.txn import Put, Txn
 
 KEYS = Keys("/drover")
@@ -35,7 +36,7 @@ PGDATA = Dataset("pgdata", tenure=TENURE, tenure_revision=7)
 
 
 def handed_over(parent: str) -> Txn:
-    seat = Seat(KEYS, "node-a", "node-a.1.1", 1, "now", "2", parent)
+    seat = Seat(KEYS, "node-a", "node-a.1.1", 1, "now", "2", Cause(parent, 5.0))
     there = NodeRecord(incarnation="node-b.1.1", machine="m", boot="b", lease=2)
     return ownership.handover(seat, [PGDATA], "node-b", Node(there, 5, 2), "wanted there")
 
@@ -48,6 +49,24 @@ def test_the_new_holder_finds_the_trace_in_its_tenure_and_history_has_its_id() -
     txn = handed_over(PARENT)
     assert Tenure.decode(value(txn, KEYS.owner("pgdata"))).trace == PARENT
     assert HistoryEntry.decode(value(txn, KEYS.history("pgdata", 4))).trace == ID
+
+
+def test_the_new_holder_knows_since_when() -> None:
+    assert Tenure.decode(value(handed_over(PARENT), KEYS.owner("pgdata"))).begun == 5.0
+
+
+def test_what_is_part_of_a_trace_has_a_span_of_its_own_there() -> None:
+    part = trace.child(PARENT)
+    assert trace.ids(part)[0] == trace.ids(PARENT)[0] == int(ID, 16)
+    assert trace.ids(part)[1] != trace.ids(PARENT)[1]
+    assert trace.trace_id(trace.child("typed")) not in ("", ID)
+
+
+def test_however_deep_in_a_change_of_epoch_its_cause_is_known() -> None:
+    with trace.because(Cause(PARENT, 5.0)), trace.within(trace.child(PARENT)):
+        assert trace.cause() == Cause(PARENT, 5.0)
+        assert trace.current() != PARENT
+    assert trace.cause() == Cause()
 
 
 def test_nothing_is_compared_with_a_trace() -> None:
