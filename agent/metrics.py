@@ -108,7 +108,7 @@ STEP = Metric("drover_step_seconds", "histogram", "Time that a step took", ("ste
 RESTARTS = Metric("drover_workload_restarts_total", "counter", "Workloads that ended and were started again here")
 IGNORED = Metric("drover_ignored_input_total", "counter", "What users wrote that could not be used", ("kind",))
 
-# Copies on the wire, told by whoever sends them.
+# Copies, told by whoever sends them.
 
 SENT = Metric(
     "drover_transfer_sent_bytes_total",
@@ -134,6 +134,21 @@ SPEED = Metric(
     "gauge",
     "Of each dataset that is sent just now: the mean of this round",
     ("dataset",),
+)
+
+AGE = Metric(
+    "drover_replica_age_seconds",
+    "gauge",
+    "What a loss of this node would cost a dataset held here: since its newest copy elsewhere, or since it has none",
+    ("dataset",),
+    "s",
+)
+AGE_LIMIT = Metric(
+    "drover_replica_age_limit_seconds",
+    "gauge",
+    "What that may be: max_data_loss of its spec, else ten times replicate_every and not below 5 minutes",
+    ("dataset",),
+    "s",
 )
 
 # Room. What is mounted here is asked when somebody scrapes, at most every 15 s, and never waited for.
@@ -208,7 +223,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         RESTARTS,
         IGNORED,
     ),
-    "Copies on the wire": (SENT, ROUNDS, RESUMED, SPEED),
+    "Copies": (SENT, ROUNDS, RESUMED, SPEED, AGE, AGE_LIMIT),
     "Room": (
         USED,
         FREE,
@@ -225,3 +240,4 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
 }
 METRICS: tuple[Metric, ...] = tuple(metric for group in GROUPS.values() for metric in group)
 OF_DATASETS = (USED, FREE, INODES_USED, INODES_FREE)
+OF_REPLICAS = (AGE, AGE_LIMIT)

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from drover.agent.api.source import ETCD, GUARD, SESSION, Bell, DatasetView, NodeView, Progress, Session, reported
@@ -18,11 +19,13 @@ from drover.agent.storage.base import Capacity, Mounted
 from drover.agent.telemetry import Gauges
 from drover.coordinator.member import Member
 from drover.coordinator.protocol.dataset import Dataset
-from drover.coordinator.records import Phase, Status
+from drover.coordinator.records import Phase, Status, Tenure
 from drover.coordinator.specs import DatasetSpec
 
 _Kind = tuple[str, str]
 """Phase and back end."""
+_MISSED, _AT_LEAST = 10, 300.0
+"""A copy is old after so many intervals, and not before so many seconds, where the spec does not say."""
 _NOTHING_TOLD = Status(phase=Phase.WAITING)
 
 
@@ -127,6 +130,7 @@ class Sight:
         view, now = member.view, time.monotonic()
         fences, all_, held, unowned = view.cluster.fences, Counter[_Kind](), Counter[_Kind](), 0
         wanted: dict[str, tuple[int, float]] = {}
+        ages: dict[str, tuple[float, float]] = {}
         for name in view.names():
             d = view.dataset(name)
             kind = (self._status(member, d).phase.value, _backend(d))
@@ -135,12 +139,14 @@ class Sight:
             unowned += d.spec is not None and not alive
             if d.tenure is not None and alive and d.tenure.incarnation == member.incarnation:
                 held[kind] += 1
+                if isinstance(d.spec, DatasetSpec) and d.spec.replicas:
+                    ages[name] = (age(d, d.tenure), age_limit(d.spec))
                 if isinstance(d.desired, str) and not d.answered and d.desired != member.node:
                     known = self._wanted.get(name, (0, 0.0))
                     wanted[name] = known if known[0] == d.desired_revision else (d.desired_revision, now)
         self._wanted = wanted
         waits = (now - since for _, since in wanted.values())
-        return {"datasets": all_, "held": held, "unowned": unowned, "move_wait": max(waits, default=0.0)}
+        return {"datasets": all_, "held": held, "unowned": unowned, "ages": ages, "move_wait": max(waits, default=0.0)}
 
     def backend_of(self, dataset: str) -> str:
         """ "" where it is not known."""
@@ -183,6 +189,20 @@ class Sight:
 
 def _backend(d: Dataset) -> str:
     return d.tenure.backend if d.tenure else d.spec.backend if isinstance(d.spec, DatasetSpec) else ""
+
+
+def age(d: Dataset, tenure: Tenure) -> float:
+    """Seconds, of the newest copy that another node has acknowledged in this epoch; of the epoch, where none has."""
+    if d.acknowledged:
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - max(copy.taken for copy in d.acknowledged.values()))
+    try:
+        return max(0.0, time.time() - datetime.fromisoformat(tenure.since).timestamp())
+    except ValueError:
+        return 0.0
+
+
+def age_limit(spec: DatasetSpec) -> float:
+    return spec.max_data_loss or max(_MISSED * spec.replicate_every, _AT_LEAST)
 
 
 def _progress(copying: Copying, used: int | None) -> Progress:

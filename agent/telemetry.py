@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import drover
 from drover.agent import metrics
-from drover.agent.metrics import METRICS, OF_DATASETS, Metric
+from drover.agent.metrics import METRICS, OF_DATASETS, OF_REPLICAS, Metric
 from drover.agent.room import Measure, Room
 from drover.agent.spans import Spans
 from drover.agent.storage.base import Capacity, Usage
@@ -36,7 +36,7 @@ from drover.coordinator.trace import Cause
 
 Outcome = Literal["ok", "failed"]
 
-_BESIDE = (metrics.LOOKS, metrics.CERTIFICATE, *OF_DATASETS)
+_BESIDE = (metrics.LOOKS, metrics.CERTIFICATE, *OF_DATASETS, *OF_REPLICAS)
 """Made otherwise than their kind says: a counter that somebody else counts, what is asked of certificates, and what
 Prometheus gets by another way."""
 
@@ -55,7 +55,8 @@ _FROM_THE_START: Mapping[Metric, Iterable[str]] = {
 class Gauges:
     """How the agent is, when somebody asks. datasets, held: how many, by (phase, backend), in the cluster and here.
     margin, soft: seconds, of D_soft. healthy: by part. move_wait: seconds. mounts: what is mounted here.
-    looks: so far, by backend. speeds: bytes a second, of the datasets that are sent just now."""
+    looks: so far, by backend. speeds: bytes a second, of the datasets that are sent just now. ages:
+    of the newest copy elsewhere of each dataset held here that should have one, and what that may be; seconds."""
 
     datasets: Mapping[tuple[str, str], int] = field(default_factory=dict)
     held: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -72,6 +73,7 @@ class Gauges:
     pools: Mapping[str, Capacity] = field(default_factory=dict)
     looks: Mapping[str, int] = field(default_factory=dict)
     speeds: Mapping[str, float] = field(default_factory=dict)
+    ages: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     piling_up: bool = False
     known_bugs: int = 0
     went_back: bool = False
@@ -125,6 +127,9 @@ class Telemetry:
         self._observe(metrics.CERTIFICATE, self._expiries)
         for metric in OF_DATASETS:
             self._observe(metric, self._of_datasets(_AMOUNTS[metric]))
+
+        for position, metric in enumerate(OF_REPLICAS):
+            self._observe(metric, self._of_replicas(position))
 
     def certificate(self, name: str, expires: Callable[[], float]) -> None:
         """name: what it is for. expires: asked at each scrape, on its thread: seconds since 1970."""
@@ -227,6 +232,9 @@ class Telemetry:
             amount = _AMOUNTS[metric]
             lines += (f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}")
             lines += [f'{metric.name}{{dataset="{name}"}} {amount(usage)}' for name, usage in usages.items()]
+        for position, metric in enumerate(OF_REPLICAS if gauges.ages else ()):
+            lines += (f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}")
+            lines += [f'{metric.name}{{dataset="{name}"}} {of[position]}' for name, of in gauges.ages.items()]
         return "\n".join((*lines, "")) if lines else ""
 
     def export(self, gauges: Gauges, collect: Callable[[], None]) -> None:
@@ -260,6 +268,13 @@ class Telemetry:
 
     def _expiries(self, _: Gauges, __: Room) -> Iterable[Observation]:
         return [Observation(at() - time.time(), {"certificate": name}) for name, at in self._certificates.items()]
+
+    def _of_replicas(self, position: int) -> _Look:
+        def look(gauges: Gauges, _: Room) -> Iterable[Observation]:
+            found = {} if self._scraped else gauges.ages
+            return [Observation(of[position], {"dataset": name}) for name, of in found.items()]
+
+        return look
 
     def _of_datasets(self, amount: Callable[[Usage], int]) -> _Look:
         def look(gauges: Gauges, room: Room) -> Iterable[Observation]:

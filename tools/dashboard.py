@@ -75,7 +75,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel("Ignored input", {"{{kind}}": _by("kind", "drover_ignored_input_total")}),
     ),
-    "Copies on the wire": (
+    "Copies": (
         Panel(
             "Sent",
             {
@@ -88,6 +88,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Taken up again after a cut",
             {"{{instance}}": _by("instance", "drover_transfer_resumed_total") + " or vector(0)"},
+        ),
+        Panel(
+            "Oldest, against what they may be",
+            {"{{dataset}}": "topk(10, drover_replica_age_seconds / drover_replica_age_limit_seconds)"},
+            "percentunit",
         ),
         Panel("Sent just now", {"{{dataset}}": "topk(10, drover_transfer_bytes_per_second) or vector(0)"}, "Bps"),
     ),

@@ -62,7 +62,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
 def moved(observed: Observed) -> Moved:
     cluster, received = observed
     data = cluster.dataset(on="node-a")
-    copied = cluster.dataset(on="node-a", word="copied", backend="btrfs", size="1GiB", fs=None)
+    copied = cluster.dataset(on="node-a", word="copied", backend="btrfs", size="1GiB", fs=None, replicas=1)
     cluster.writer(data)
     first, *_ = [trace_of(cluster, data, f"node-{to}") for to in "bab"]
     return Moved(cluster, received, data.name, first, trace_of(cluster, copied, "node-b"))

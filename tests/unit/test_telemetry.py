@@ -6,15 +6,19 @@ import logging
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from drover.agent import logs
 from drover.agent.metrics import METRICS
+from drover.agent.sight import age, age_limit
 from drover.agent.storage.base import Capacity, Usage
 from drover.agent.telemetry import Gauges, Telemetry
-from drover.coordinator.records import Evidence
+from drover.coordinator.protocol.dataset import Dataset
+from drover.coordinator.records import Copies, Copy, Evidence, State, Tenure
+from drover.coordinator.specs import DatasetSpec
 
 NOW = Gauges()
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -70,6 +74,7 @@ def use_everything(telemetry: Telemetry) -> Gauges:
         pools={"loopback": Capacity(1000, 200, 50, 20), "boundless": Capacity(None, None)},
         looks={"loopback": 7},
         speeds={"pgdata": 2e6},
+        ages={"pgdata": (12.0, 60.0)},
         piling_up=True,
         known_bugs=6,
         went_back=True,
@@ -135,7 +140,37 @@ def test_each_sample_says_what_happened(telemetry: Telemetry) -> None:
     assert sample(samples, "drover_pool_inodes_free", backend="loopback") == 20
     assert sample(samples, "drover_transfer_sent_bytes_total", backend="btrfs", purpose="move") == 4096
     assert sample(samples, "drover_transfer_bytes_per_second", dataset="pgdata") == 2e6
+    assert sample(samples, "drover_replica_age_seconds", dataset="pgdata") == 12
+    assert sample(samples, "drover_replica_age_limit_seconds", dataset="pgdata") == 60
     assert ("drover_pool_size_bytes", frozenset({("backend", "boundless")})) not in samples
+
+
+def test_a_copy_is_as_old_as_what_it_holds_and_where_there_is_none_the_epoch_counts() -> None:
+    began = datetime.fromtimestamp(time.time() - 100, UTC).isoformat()
+    mine = Tenure(
+        node="a",
+        incarnation="a.1.1",
+        epoch=2,
+        state=State.ACTIVE,
+        uid="u",
+        created=1,
+        backend="btrfs",
+        txn="1",
+        since=began,
+    )
+    assert 100 <= age(Dataset("pgdata", tenure=mine), mine) < 110
+    taken = {node: time.clock_gettime(time.CLOCK_BOOTTIME) - seconds for node, seconds in (("b", 7.0), ("c", 30.0))}
+    copies = Copies(epoch=2, uid="u", nodes={node: Copy(guid=node, name=node, taken=at) for node, at in taken.items()})
+    assert 7 <= age(Dataset("pgdata", tenure=mine, copies=copies), mine) < 17
+    earlier = copies.model_copy(update={"epoch": 1})
+    assert age(Dataset("pgdata", tenure=mine, copies=earlier), mine) >= 100, "of an earlier epoch it means nothing"
+
+
+def test_a_copy_may_be_as_old_as_the_spec_says_else_some_intervals() -> None:
+    spec = DatasetSpec(backend="btrfs", size=1 << 30, replicas=1, replicate_every=60)
+    assert age_limit(spec) == 600
+    assert age_limit(spec.model_copy(update={"replicate_every": 5})) == 300
+    assert age_limit(spec.model_copy(update={"max_data_loss": 90.0})) == 90
 
 
 def test_a_call_to_etcd_that_fails_is_told_apart(telemetry: Telemetry) -> None:
