@@ -52,7 +52,7 @@ class LoopbackBackend:
     name: str = "loopback"
     family: Family = Family.SHARED_FILE
     limits: Limits = Limits(
-        fs=filesystems.DEFAULT, minimum={name: kind.minimum for name, kind in filesystems.KINDS.items()}
+        shared=True, fs=filesystems.DEFAULT, minimum={name: kind.minimum for name, kind in filesystems.KINDS.items()}
     )
 
     def __init__(self, settings: Mapping[str, Any], node: str, runner: Runner) -> None:

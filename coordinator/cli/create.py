@@ -51,6 +51,7 @@ async def declare(store: Store, keys: Keys, request: Request) -> Change:
     warnings = [
         *spec.check_backend(wanted.backend, before),
         *spec.failover_warnings(wanted, before),
+        *spec.replicas_warnings(wanted, before),
         *_left_over(earlier),
     ]
     puts = [Put(keys.dataset(name), spec.encode(request.raw))]
@@ -99,6 +100,9 @@ def create(
     group: options.Group = None,
     label: options.Label = None,
     reclaim: options.Reclaim = None,
+    replicas: options.Replicas = None,
+    replicate_every: options.ReplicateEvery = None,
+    max_data_loss: options.MaxDataLoss = None,
     on: Annotated[
         str,
         typer.Option(
@@ -117,6 +121,7 @@ def create(
     """
     where = connection(endpoints, prefix)
     spec.check_name(name, "dataset")
-    raw = spec.typed(size, backend, fs, failover, fencing, group, label or (), reclaim)
+    kept = (replicas, replicate_every, max_data_loss)
+    raw = spec.typed(size, backend, fs, failover, fencing, group, label or (), reclaim, *kept)
     spec.check(raw)
     tell(run(where, lambda store, keys: declare(store, keys, Request(name, raw, on, force))), as_json)

@@ -63,3 +63,26 @@ Reclaim = Annotated[
         help="What `drover rm` does to the data: keep it (the default), keep it for some days, or destroy it.",
     ),
 ]
+Replicas = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        show_default=False,
+        help="Back ends with local copies: so many other nodes keep a copy (none by default).",
+    ),
+]
+ReplicateEvery = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS", show_default=False, help="Between two snapshots that they are sent; 60 by default."
+    ),
+]
+MaxDataLoss = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        show_default=False,
+        help="Of writing that may be lost when its node has died and another one goes on from its copy; 0, the "
+        "default: a person decides.",
+    ),
+]

@@ -78,7 +78,7 @@ def _goes_on(dataset: Dataset, tenure: Tenure, keep: str) -> NotPossible:
 async def _discard(store: Store, keys: Keys, request: Request, dataset: Dataset, where: Sequence[str]) -> Resolved:
     """Marks what diverged on these nodes, compared: each of them removes what it has told of, and nothing else."""
     if missing := [node for node in where if node not in dataset.diverged]:
-        there = listing(list(dataset.diverged))
+        there = listing(list(dataset.diverged)) if dataset.diverged else ""
         raise NotPossible(
             f"nothing of {dataset.name} diverged on {listing(missing)}",
             f"It did on {there}." if there else f"Look: drover show {dataset.name}",
@@ -133,7 +133,7 @@ def _copy(dataset: Dataset, tenure: Tenure, node: str, picture: Picture) -> tupl
             )
     copies = dataset.copies if dataset.copies and dataset.copies.uid == tenure.uid else None
     if copies is None or (copy := copies.nodes.get(node)) is None:
-        there = listing(list(copies.nodes)) if copies else ""
+        there = listing(list(copies.nodes)) if copies and copies.nodes else ""
         raise NotPossible(
             f"{node} has no copy of {name} that anybody knows of",
             f"Copies are on {there}." if there else f"Bring {listing(list(tenure.copies))} back.",

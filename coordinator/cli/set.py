@@ -58,7 +58,7 @@ async def change(store: Store, keys: Keys, request: Request) -> Change:
         return Change(name, before, f"{name} is so already", changed=False)
     if new.size != old.size:
         spec.check_size(new, before)
-    warnings = spec.failover_warnings(new, before)
+    warnings = spec.failover_warnings(new, before) + spec.replicas_warnings(new, before)
     txn = Txn(compare=(unchanged(keys.dataset(name), entry),), then=(Put(keys.dataset(name), spec.encode(raw)),))
     await commit(store, txn, f"the spec of {name} was changed by somebody else just now")
     after = await take(store, keys)
@@ -118,6 +118,9 @@ def set_(
         ),
     ] = None,
     reclaim: options.Reclaim = None,
+    replicas: options.Replicas = None,
+    replicate_every: options.ReplicateEvery = None,
+    max_data_loss: options.MaxDataLoss = None,
     endpoints: options.Endpoints = options.DEFAULT_ENDPOINTS,
     prefix: options.Prefix = DEFAULT_PREFIX,
     as_json: options.Json = False,
@@ -127,7 +130,8 @@ def set_(
     The back end and the file system stay as they were made. The same with etcdctl: put PREFIX/datasets/DATASET again.
     """
     where = connection(endpoints, prefix)
-    raw = spec.typed(size, None, None, failover, fencing, group, label or (), reclaim)
+    kept = (replicas, replicate_every, max_data_loss)
+    raw = spec.typed(size, None, None, failover, fencing, group, label or (), reclaim, *kept)
     request = Request(name, raw, unlabel or (), ungroup=group == "")
     if not raw and not request.unlabel and not request.ungroup:
         raise Usage("nothing to change was given", f"Example: drover set {name} --size 20GiB")

@@ -17,6 +17,7 @@ from drover.coordinator.cli.situation import (
     fencing_words,
     fresh_status,
     reclaim_words,
+    replicas_words,
     situation,
 )
 from drover.coordinator.keys import DEFAULT_PREFIX
@@ -63,6 +64,7 @@ def facts(dataset: Dataset, seen: Situation, picture: Picture) -> list[tuple[str
         lines += [
             ("spec", f"{format_size(spec.size)}, back end {spec.backend}" + (f", {spec.fs}" if spec.fs else "")),
             ("failover", failover_words(dataset.name, spec)),
+            ("replicas", replicas_words(dataset.name, spec)),
             ("fencing", fencing_words(spec)),
             ("reclaim", reclaim_words(spec)),
             ("group", spec.group or ""),

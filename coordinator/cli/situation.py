@@ -264,6 +264,15 @@ def fencing_words(spec: DatasetSpec) -> str:
     return "cooperative — a node that is silent long enough counts as stopped"
 
 
+def replicas_words(name: str, spec: DatasetSpec) -> str:
+    """What the standbys that it asks for mean; "" where it asks for none."""
+    if spec.replicas == 0:
+        return ""
+    most = f"they go on if at most {spec.max_data_loss:g} s of writing are lost"
+    decides = most if spec.max_data_loss else f"a person decides (drover resolve {name})"
+    return f"{spec.replicas}, sent every {spec.replicate_every:g} s — if its node dies, {decides}"
+
+
 def reclaim_words(spec: DatasetSpec) -> str:
     if spec.reclaim == "trash":
         return "trash — drover rm keeps the data for some days, then it is destroyed"

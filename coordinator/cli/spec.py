@@ -10,6 +10,8 @@ from drover.coordinator.cli.errors import NotPossible, Usage
 from drover.coordinator.cli.output import listing, plain
 from drover.coordinator.cli.picture import Picture
 from drover.coordinator.keys import name_error
+from drover.coordinator.protocol.dataset import Cluster, Dataset, Node
+from drover.coordinator.protocol.ignored import too_few_standbys
 from drover.coordinator.record import InvalidRecord
 from drover.coordinator.records import refusal
 from drover.coordinator.specs import DatasetSpec
@@ -24,9 +26,13 @@ def typed(
     group: str | None = None,
     labels: Sequence[str] = (),
     reclaim: str | None = None,
+    replicas: int | None = None,
+    replicate_every: float | None = None,
+    max_data_loss: float | None = None,
 ) -> dict[str, Any]:
     """The fields that the user gave. Raises Usage."""
     given: dict[str, Any] = {"backend": backend, "size": size, "fs": fs, "fencing": fencing, "reclaim": reclaim}
+    given |= {"replicas": replicas, "replicate_every": replicate_every, "max_data_loss": max_data_loss}
     raw = {field: value for field, value in given.items() if value is not None}
     if failover is not None:
         raw["failover"] = _failover(failover)
@@ -108,3 +114,14 @@ def failover_warnings(spec: DatasetSpec, picture: Picture) -> list[str]:
     if not unknown:
         return []
     return [f"failover names {listing(unknown)}, which is not known; known: {listing(list(picture.nodes))}"]
+
+
+def replicas_warnings(spec: DatasetSpec, picture: Picture) -> list[str]:
+    """What is asked about standbys and cannot be had, or says nothing."""
+    nodes = {name: Node(it.record, 0, 0) for name, it in picture.live.items() if it.record}
+    warnings = [too_few_standbys(Dataset("", spec), Cluster(nodes))]
+    if spec.max_data_loss and not spec.replicas:
+        warnings.append("max_data_loss says nothing: there are no replicas")
+    elif spec.max_data_loss and spec.failover == "none":
+        warnings.append("max_data_loss says nothing: failover is none, so that nobody goes on from a copy by itself")
+    return list(filter(None, warnings))

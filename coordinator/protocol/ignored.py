@@ -43,7 +43,22 @@ def warning(unit: Sequence[Dataset], cluster: Cluster) -> str:
         return misfit
     if len(unit) > MAX_UNIT:
         return f"{len(unit)} datasets belong together; at most {MAX_UNIT} can move in one transaction"
-    return ""
+    return next(filter(None, (too_few_standbys(d, cluster) for d in unit)), "")
+
+
+def too_few_standbys(d: Dataset, cluster: Cluster) -> str:
+    """Why there are not as many copies as its spec asks for; "" where there can be."""
+    spec = d.spec
+    if not isinstance(spec, DatasetSpec) or spec.replicas == 0:
+        return ""
+    offering = [node.record for node in cluster.nodes.values() if spec.backend in node.record.backends]
+    if any(spec.backend in node.limits and node.limits[spec.backend].shared for node in offering):
+        return f"replicas ignored: back end {spec.backend} keeps no copies on other nodes"
+    if (there := len(offering) - 1) >= spec.replicas or there < 0:
+        return ""
+    return (
+        f"replicas: {spec.replicas} wanted, {there or 'no'} other node{'s' * (there > 1)} with back end {spec.backend}"
+    )
 
 
 def _spec(d: Dataset, cluster: Cluster) -> Ignored | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
@@ -46,6 +47,7 @@ def test_create_takes_every_field_of_the_spec(w: World) -> None:
     ran = w.drover(
         *("create", "notes", "--size", "500MB", "--fs", "ext4", "--failover", "node-a,node-b", "--group", "web"),
         *("--fencing", "cooperative", "--label", "team=web", "--label", "tier=1", "--reclaim", "delete"),
+        *("--replicas", "2", "--replicate-every", "10", "--max-data-loss", "30"),
     )
     assert ran.code == 0
     spec = DatasetSpec.decode((w.value(KEY) or "").encode())
@@ -58,8 +60,32 @@ def test_create_takes_every_field_of_the_spec(w: World) -> None:
         group="web",
         labels={"team": "web", "tier": "1"},
         reclaim="delete",
+        replicas=2,
+        replicate_every=10,
+        max_data_loss=30,
     )
     assert "goes to node-a or node-b, to nobody else" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--replicas", "3"), "replicas: 3 wanted, 2 other nodes"),
+        (("--max-data-loss", "90"), "there are no replicas"),
+        (("--max-data-loss", "90", "--replicas", "1"), "failover is none"),
+    ],
+)
+def test_create_warns_of_standbys_that_cannot_be_or_say_nothing(w: World, asked: Sequence[str], said: str) -> None:
+    ran = w.drover("create", "notes", "--size", "1GiB", *asked)
+    assert ran.code == 0
+    assert said in ran.err
+
+
+def test_a_loss_that_can_never_be_met_is_refused(w: World) -> None:
+    ran = w.drover("create", "notes", "--size", "1GiB", "--replicas", "1", "--max-data-loss", "20")
+    assert ran.code == 2
+    assert "can never be met" in ran.err
+    assert w.value(KEY) is None
 
 
 @pytest.mark.parametrize("size", ["10GB?", "0", "-1GiB", "ten", "", "1e3", "99999999999PiB"])

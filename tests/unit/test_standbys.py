@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drover.coordinator.protocol import ownership, placement
-from drover.coordinator.protocol.dataset import Cluster, Dataset
+from drover.coordinator.protocol import ignored, ownership, placement
+from drover.coordinator.protocol.dataset import Cluster, Dataset, Node
 from drover.coordinator.protocol.placement import Claim, Nothing
 from drover.coordinator.protocol.standbys import choose
 from drover.coordinator.record import InvalidRecord
 from drover.coordinator.records import Accepted, Copies, Copy, Evidence, Fence, State
-from drover.coordinator.specs import DatasetSpec
+from drover.coordinator.specs import DatasetSpec, Limits
 from drover.coordinator.txn import ModRevision
 from tests.unit.making import (
     KEYS,
@@ -112,6 +112,14 @@ def test_all_of_a_unit_have_the_same_standbys() -> None:
     known = cluster("a", *(f"n{i}" for i in range(9)))
     unit = [local(name=name, spec=wanted(group="g")) for name in ("one", "two", "three")]
     assert len({choose("a", d, unit, known) for d in unit}) == 1
+
+
+def test_people_are_told_why_there_are_fewer_than_they_want() -> None:
+    d = local(spec=wanted(replicas=2))
+    assert ignored.warning((d,), cluster("a", "b")) == "replicas: 2 wanted, 1 other node with back end loopback"
+    assert ignored.warning((d,), cluster("a", "b", "c")) == ""
+    shared = node("a").record.model_copy(update={"limits": {"loopback": Limits(fs="xfs", minimum={}, shared=True)}})
+    assert "keeps no copies" in ignored.warning((d,), cluster(Node(shared, 1, 1), "b", "c"))
 
 
 def test_a_loss_that_can_never_be_met_is_refused_in_the_spec() -> None:
