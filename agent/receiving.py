@@ -24,7 +24,7 @@ class Receiver:
     def __init__(
         self, member: Callable[[], Member | None], backends: Mapping[str, Backend], path: Callable[[], DataPath | None]
     ) -> None:
-        self._member, self._backends, self._path = member, backends, path
+        self._member, self.backends, self._path = member, backends, path
         self._closed: set[str] = set()
         self._busy: dict[str, tuple[asyncio.Task[object], asyncio.Event]] = {}
 
@@ -72,7 +72,7 @@ class Receiver:
             self._closed.discard(dataset)
 
     def _checked(self, sender: str, backend: str, volume: Volume, token: Token) -> LocalCopies:
-        member, copies = self._member(), self._backends.get(backend)
+        member, copies = self._member(), self.backends.get(backend)
         if member is None or not member.live:
             raise StorageError("this node takes no part in the cluster just now")
         if not isinstance(copies, LocalCopies):

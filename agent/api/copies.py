@@ -3,28 +3,66 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from typing import Any
 
 import grpc
 
+from drover.agent.api.caller import caller
 from drover.agent.api.tracing import calling
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.copying import Expected, Sent
+from drover.agent.examining import Examiner
 from drover.agent.receiving import Receiver
 from drover.agent.spans import Spans
-from drover.agent.storage.base import Snapshot, StorageError, Token, Volume
+from drover.agent.storage.base import NotFound, Snapshot, StorageError, Token, Volume
 from drover.agent.tls import Files
 from drover.agent.transfer.base import Ticket
+from drover.coordinator.identity import Role, Stranger
 
 _READY = 30.0
 """Seconds that the other node may take to get ready."""
 
 
+_MAY_EXAMINE = frozenset({Role.NODE, Role.OPERATOR})
+"""Names of files are not for everybody's eyes."""
+
+
+def _refuses(shown: Mapping[str, Iterable[bytes]]) -> str:
+    """Why who calls may not examine; "" where it may."""
+    try:
+        peer = caller(shown)
+    except Stranger as error:
+        return str(error)
+    return "" if peer.role in _MAY_EXAMINE else f"{peer.name} is {peer.role}: only nodes and operators may see it"
+
+
 class Copies(drover_pb2_grpc.CopiesServicer):
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
+    """secured: who calls has shown a certificate."""
+
+    def __init__(self, receiver: Receiver, examiner: Examiner, secured: bool) -> None:
+        self._receiver, self._examiner, self._secured = receiver, examiner, secured
+
+    async def Examine(
+        self, request: drover_pb2.ExamineRequest, context: Any
+    ) -> AsyncGenerator[drover_pb2.Examined, None]:
+        """Status NOT_FOUND where there is no such snapshot here, FAILED_PRECONDITION where it cannot be read,
+        PERMISSION_DENIED for observers."""
+        if self._secured and (refused := _refuses(context.auth_context())):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refused)
+        reading = self._examiner.examine(request.dataset, request.uid, request.guid)
+        try:
+            async for batch in reading:
+                entries = [drover_pb2.Entry(**asdict(entry)) for entry in batch.entries]
+                yield drover_pb2.Examined(entries=entries, read=batch.read)
+        except NotFound as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        except StorageError as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        finally:
+            await reading.aclose()
 
     async def Expect(
         self, request: drover_pb2.ExpectRequest, context: Any

@@ -17,6 +17,7 @@ from drover.agent.api.errors import CannotListen
 from drover.agent.api.source import DatasetView, Progress, Source, reported, unhealthy
 from drover.agent.api.tracing import Called
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
+from drover.agent.examining import Examiner
 from drover.agent.preparer import Preparer
 from drover.agent.receiving import Receiver
 from drover.agent.spans import Spans
@@ -47,7 +48,8 @@ async def serving(
     drover_pb2_grpc.add_DatasetsServicer_to_server(_Datasets(source), server)
     drover_pb2_grpc.add_NodeServicer_to_server(_Node(source), server)
     if receiver is not None:
-        drover_pb2_grpc.add_CopiesServicer_to_server(Copies(receiver), server)
+        copies = Copies(receiver, Examiner(receiver.backends), tls is not None)
+        drover_pb2_grpc.add_CopiesServicer_to_server(copies, server)
     if preparer is not None:
         drover_pb2_grpc.add_WorkloadsServicer_to_server(Workloads(preparer), server)
     health_pb2_grpc.add_HealthServicer_to_server(_Health(source), server)

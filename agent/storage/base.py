@@ -14,6 +14,7 @@ the back end (`Volume.object`) from the dataset's uid, so that a new dataset und
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -362,8 +363,13 @@ class LocalCopies(Backend, Protocol):
         Superseded."""
         ...
 
+    def readable(self, volume: Volume, snapshot: Snapshot) -> AbstractAsyncContextManager[Path]:
+        """Where what is in it can be read; meanwhile `prune` spares it. Raises NotFound."""
+        ...
+
     async def prune(self, volume: Volume, keep: Collection[str]) -> None:
-        """Removes snapshots but the newest and those whose guid is in `keep`. Does not wait for their room."""
+        """Removes snapshots but the newest, those whose guid is in `keep`, and those that are being read. Does not wait
+        for their room."""
         ...
 
 

@@ -12,7 +12,8 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,12 @@ class BtrfsBackend:
 
     async def discard_diverged(self, volume: Volume, token: Token, guid: str) -> None:
         await self._run(volume, f"{_COPIES}:discard_diverged", token=asdict(token), guid=guid)
+
+    @asynccontextmanager
+    async def readable(self, volume: Volume, snapshot: Snapshot) -> AsyncIterator[Path]:
+        path = self._place(volume).snapshot(snapshot.name)
+        with btrfs_place.spared(path):
+            yield Path(path)
 
     async def prune(self, volume: Volume, keep: Collection[str]) -> None:
         await self._run(volume, f"{_COPIES}:prune", keep=sorted(keep))

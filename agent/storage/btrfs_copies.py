@@ -14,6 +14,7 @@ from drover.agent.storage.btrfs_io import ensure_live, limit_size
 from drover.agent.storage.btrfs_place import (
     END,
     Place,
+    being_read,
     diverged,
     make_directories,
     next_name,
@@ -223,5 +224,7 @@ def prune(place: Mapping[str, str], keep: Sequence[str]) -> None:
     for name, subvolume in there[:-1]:
         if subvolume.guid not in keep:
             with room(at):
+                if being_read(at.snapshot(name)):
+                    continue
                 btrfs_ioctl.delete(at.snapshot(name))
                 os.rmdir(os.path.dirname(at.snapshot(name)))

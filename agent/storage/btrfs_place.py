@@ -16,6 +16,7 @@ that it was received, and the read-only ones on two nodes can each be the other'
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -81,6 +82,35 @@ class Place:
             more += 1
             path = os.path.join(self.directory, f"diverged-{epoch}-{more}")
         return path
+
+
+@contextmanager
+def spared(path: str) -> Iterator[None]:
+    """A snapshot that is being read: a shared lock, which ends with whoever holds it. Raises NotFound."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotFound(f"{path} is not there (any more)") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise NotFound(f"{path} is being removed") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def being_read(path: str) -> bool:
+    """Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def diverged(at: Place) -> list[Diverged]:

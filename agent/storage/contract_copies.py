@@ -270,6 +270,24 @@ class CopiesContract(Common):
         await copies(nodes.a).prune(volume, {taken[1].guid})
         assert list(await copies(nodes.a).snapshots(volume)) == [taken[1], taken[3]]
 
+    async def test_a_snapshot_that_is_being_read_is_as_it_was_taken_and_not_pruned(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        (nodes.a.path(volume) / "file").write_text("then")
+        taken = await copies(nodes.a).snapshot(volume, token)
+        (nodes.a.path(volume) / "file").write_text("now")
+        newest = await copies(nodes.a).snapshot(volume, token)
+        async with copies(nodes.a).readable(volume, taken) as path:
+            assert (path / "file").read_text() == "then"
+            await copies(nodes.a).prune(volume, ())
+            assert list(await copies(nodes.a).snapshots(volume)) == [taken, newest]
+            assert (path / "file").read_text() == "then"
+        await copies(nodes.a).prune(volume, ())
+        assert list(await copies(nodes.a).snapshots(volume)) == [newest]
+        with pytest.raises(NotFound):
+            async with copies(nodes.a).readable(volume, taken):
+                pass
+
     async def test_every_copy_is_told_with_its_token(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)

@@ -215,7 +215,7 @@ class Node:
 
 
 class CopiesStub:
-    """Between agents. A holder of local copies sends a dataset's data to another node.
+    """Local copies. Between agents: a holder sends a dataset's data to another node.
     """
 
     def __init__(self, channel):
@@ -229,14 +229,27 @@ class CopiesStub:
                 request_serializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.ExpectRequest.SerializeToString,
                 response_deserializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Expected.FromString,
                 _registered_method=True)
+        self.Examine = channel.unary_stream(
+                '/drover.v1.Copies/Examine',
+                request_serializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.ExamineRequest.SerializeToString,
+                response_deserializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Examined.FromString,
+                _registered_method=True)
 
 
 class CopiesServicer:
-    """Between agents. A holder of local copies sends a dataset's data to another node.
+    """Local copies. Between agents: a holder sends a dataset's data to another node.
     """
 
     def Expect(self, request, context):
         """The node that answers gets ready to receive, says how, and receives for as long as the call lasts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Examine(self, request, context):
+        """What is in a snapshot on this node, each directory before what is in it, in the order of the names' bytes: to be
+        compared with what another node has. For agents and operators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -250,6 +263,11 @@ def add_CopiesServicer_to_server(servicer, server):
                     request_deserializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.ExpectRequest.FromString,
                     response_serializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Expected.SerializeToString,
             ),
+            'Examine': grpc.unary_stream_rpc_method_handler(
+                    servicer.Examine,
+                    request_deserializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.ExamineRequest.FromString,
+                    response_serializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Examined.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'drover.v1.Copies', rpc_method_handlers)
@@ -259,7 +277,7 @@ def add_CopiesServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Copies:
-    """Between agents. A holder of local copies sends a dataset's data to another node.
+    """Local copies. Between agents: a holder sends a dataset's data to another node.
     """
 
     @staticmethod
@@ -279,6 +297,33 @@ class Copies:
             '/drover.v1.Copies/Expect',
             drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.ExpectRequest.SerializeToString,
             drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Expected.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Examine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/drover.v1.Copies/Examine',
+            drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.ExamineRequest.SerializeToString,
+            drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Examined.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,7 +89,7 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
 def add_NodeServicer_to_server(servicer: NodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class CopiesStub:
-    """Between agents. A holder of local copies sends a dataset's data to another node."""
+    """Local copies. Between agents: a holder sends a dataset's data to another node."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -97,17 +97,25 @@ class CopiesStub:
     def __new__(cls, channel: _aio.Channel) -> CopiesAsyncStub: ...
     Expect: _grpc.UnaryStreamMultiCallable[_drover_pb2.ExpectRequest, _drover_pb2.Expected]
     """The node that answers gets ready to receive, says how, and receives for as long as the call lasts."""
+    Examine: _grpc.UnaryStreamMultiCallable[_drover_pb2.ExamineRequest, _drover_pb2.Examined]
+    """What is in a snapshot on this node, each directory before what is in it, in the order of the names' bytes: to be
+    compared with what another node has. For agents and operators.
+    """
 
 @_typing.type_check_only
 class CopiesAsyncStub(CopiesStub):
-    """Between agents. A holder of local copies sends a dataset's data to another node."""
+    """Local copies. Between agents: a holder sends a dataset's data to another node."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Expect: _aio.UnaryStreamMultiCallable[_drover_pb2.ExpectRequest, _drover_pb2.Expected]  # type: ignore[assignment]
     """The node that answers gets ready to receive, says how, and receives for as long as the call lasts."""
+    Examine: _aio.UnaryStreamMultiCallable[_drover_pb2.ExamineRequest, _drover_pb2.Examined]  # type: ignore[assignment]
+    """What is in a snapshot on this node, each directory before what is in it, in the order of the names' bytes: to be
+    compared with what another node has. For agents and operators.
+    """
 
 class CopiesServicer(metaclass=_abc_1.ABCMeta):
-    """Between agents. A holder of local copies sends a dataset's data to another node."""
+    """Local copies. Between agents: a holder sends a dataset's data to another node."""
 
     @_abc_1.abstractmethod
     def Expect(
@@ -116,6 +124,16 @@ class CopiesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_drover_pb2.Expected], _abc.AsyncIterator[_drover_pb2.Expected]]:
         """The node that answers gets ready to receive, says how, and receives for as long as the call lasts."""
+
+    @_abc_1.abstractmethod
+    def Examine(
+        self,
+        request: _drover_pb2.ExamineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_drover_pb2.Examined], _abc.AsyncIterator[_drover_pb2.Examined]]:
+        """What is in a snapshot on this node, each directory before what is in it, in the order of the names' bytes: to be
+        compared with what another node has. For agents and operators.
+        """
 
 def add_CopiesServicer_to_server(servicer: CopiesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
