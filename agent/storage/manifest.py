@@ -6,7 +6,7 @@ snapshots on two nodes without sending them.
 It writes JSON lines to standard output, in the order of the names' bytes, each directory before what is in it: [path,
 mode, uid, gid, size, mtime in ns, digest, error, bytes read so far]. path: relative, in hexadecimal, as a name need not
 be text. digest: of extended attributes, and of content, the target of a link, or a device's number. error: why it
-cannot be read.
+cannot be read. A line with one text says why nothing more comes.
 
 Content is read from the disk, not from what is still in memory of it, so that the file system compares its checksums,
 where it has any: what does not agree with them is an error here.
@@ -29,7 +29,14 @@ _SPAN = 64 << 20
 
 def main() -> int:
     os.nice(19)
-    write(os.fsencode(sys.argv[1]), sys.stdout.buffer)
+    out = sys.stdout.buffer
+    try:
+        write(os.fsencode(sys.argv[1]), out)
+    except BrokenPipeError:
+        os._exit(1)  # nobody reads any more
+    except OSError as error:
+        _line(out, [error.strerror or str(error)])
+        out.flush()
     return 0
 
 

@@ -46,6 +46,7 @@ VERBS = {
         "Decide which copy of a dataset counts, where copies have diverged or only an older one is left.",
         f"{_HERE}.resolve:resolve",
     ),
+    "verify": Verb("Compare a dataset's standbys with the node that has it, file by file.", f"{_HERE}.verify:verify"),
     "nodes": Verb(
         "List all nodes: who is here, who is silent, who has left, who is fenced and why.", f"{_HERE}.nodes:nodes"
     ),

@@ -145,6 +145,25 @@ class ResolvedJson(TypedDict):
     discarded: list[DivergedJson]
 
 
+class VerifiedCopyJson(TypedDict):
+    """What one standby has, in `verify`"""
+
+    node: str
+    guid: Annotated[str, "of the snapshot that was compared"]
+    at: Annotated[str, "when it was taken, UTC, by the clock of the node that has the dataset"]
+    bytes: Annotated[int, "of content, compared"]
+    count: Annotated[int, "of differences"]
+    differences: Annotated[list[dict[str, str]], "path and what of each, the first hundred"]
+
+
+class VerifiedJson(TypedDict):
+    """`drover verify --json`"""
+
+    dataset: str
+    same: bool
+    copies: list[VerifiedCopyJson]
+
+
 class CordonJson(TypedDict):
     """`drover cordon --json`, `uncordon`"""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import mmap
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,6 +162,31 @@ def test_a_move_to_a_standby_sends_the_difference_only_and_the_copies_stay_as_ma
     sent = [line for line in cluster.log("node-b").splitlines() if f"{data.name} to standby" in line]
     assert sent
     assert all("the difference" in line for line in sent)
+
+
+@pytest.mark.long
+def test_verify_says_that_copies_are_the_same_and_finds_what_has_rotted_on_a_disk(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a", **SPEC, **LOSSY | {"replicas": 2, "replicate_every": 600, "max_data_loss": 0})
+    cluster.playground.sh("node-a", f"head -c 8M /dev/urandom > {data.path}/large; mkdir {data.path}/below")
+    start = cluster.playground.sh("node-a", f"head -c 64 {data.path}/large | od -An -tx1 -v | tr -d ' \\n'").strip()
+    cluster.move(data, "node-b")
+    data.active_on("node-b", within=30)
+    eventually(lambda: len(copies(cluster, data)) == 2, "both have acknowledged", 30)
+    same = json.loads(cluster.drover("verify", data.name, "--json").stdout)
+    assert same["same"]
+    assert [copy["node"] for copy in same["copies"]] == ["node-a", "node-c"]
+    assert all(copy["bytes"] >= 8 << 20 for copy in same["copies"])
+    image = Path(cluster.playground.home("node-c")) / "pool.img"
+    with image.open("r+b") as file, mmap.mmap(file.fileno(), 0) as bytes_:
+        place = bytes_.find(bytes.fromhex(start))
+        assert place > 0
+        bytes_[place + 100 : place + 103] = b"rot"
+    found = cluster.drover("verify", data.name, check=False)
+    assert found.returncode == 1
+    assert (
+        f"{data.name} on node-a: the copy of {copies(cluster, data)['node-a']['at']}, 8 MiB: the same" in found.stdout
+    )
+    assert "large: cannot be read on node-c: Input/output error" in found.stdout
 
 
 @pytest.mark.long

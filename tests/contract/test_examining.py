@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from drover.agent.api import copies, rpc
 from drover.agent.examining import Entry, Examiner, _read
-from drover.agent.storage import mounts
-from drover.agent.storage.base import NotFound
+from drover.agent.receiving import Receiver
+from drover.agent.sight import Sight
+from drover.agent.storage import btrfs_ioctl, mounts
+from drover.agent.storage.base import NotFound, Volume
+from drover.agent.storage.btrfs import BtrfsBackend
+from drover.agent.storage.btrfs_place import Place
+from drover.coordinator.cli.connection import Access
+from drover.coordinator.cli.examined import NotTold, examined
+from drover.coordinator.identity import Peer, Role
 
 MiB = 1 << 20
+
+
+class Unused:
+    """Looking and reading takes no helper."""
+
+    async def run(self, dataset: str, function: str, arguments: Mapping[str, Any], timeout: float) -> Any:
+        raise AssertionError(function)
 
 
 @contextmanager
@@ -81,3 +97,36 @@ async def test_a_snapshot_that_is_not_here_is_not_found() -> None:
     with pytest.raises(NotFound):
         async with aclosing(Examiner({}).examine("d", "cafe", "guid")) as batches:
             await anext(batches)
+
+
+async def test_over_grpc_a_snapshot_is_told_by_its_guid_and_one_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
+    with btrfs(tmp_path / "image", tmp_path / "at") as at:
+        backend = BtrfsBackend({"pool": str(at)}, "node-a", Unused())
+        place = Place(str(at), "notes", "cafe")
+        for path in (place.snapshots, os.path.dirname(place.snapshot("000001.000001"))):
+            os.makedirs(path)
+        btrfs_ioctl.create(place.live)
+        for number in range(1200):
+            (Path(place.live) / f"file-{number}").write_text(str(number))
+        btrfs_ioctl.snapshot(place.live, place.snapshot("000001.000001"), read_only=True)
+        (snapshot,) = await backend.snapshots(Volume("notes", "cafe", 0))
+        receiver = Receiver(lambda: None, {"btrfs": backend}, lambda: None)
+        read: list[int] = []
+        asked = {"dataset": "notes", "uid": "cafe", "guid": snapshot.guid}
+        async with rpc.serving(Sight("node-a"), "127.0.0.1:0", receiver=receiver) as port:
+            address, access = f"127.0.0.1:{port}", Access(None, None)
+            async with examined("node-a", address, access, asked, read.append) as entries:
+                found = [entry async for entry in entries]
+            with pytest.raises(NotTold, match="no snapshot none") as gone:
+                async with examined("node-a", address, access, asked | {"guid": "none"}, read.append) as entries:
+                    await anext(entries)
+    assert len(found) == 1201
+    assert len(read) > 2
+    assert read[-1] == sum(len(str(number)) for number in range(1200))
+    assert gone.value.gone
+
+
+@pytest.mark.parametrize(("role", "allowed"), [(Role.NODE, True), (Role.OPERATOR, True), (Role.OBSERVER, False)])
+def test_observers_do_not_see_what_files_there_are(monkeypatch: pytest.MonkeyPatch, role: Role, allowed: bool) -> None:
+    monkeypatch.setattr(copies, "caller", lambda _: Peer("ann", role))
+    assert (copies._refuses({}) == "") is allowed
