@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--mutants", choices=("all", "quick"), help="each mutant must be found within --seeds runs")
     parser.add_argument("--events", type=int, default=0, help="no further runs after so many events")
     parser.add_argument("--report", type=Path, help="write the table of faults to this file, as Markdown")
-    parser.add_argument("--favour", choices=sorted(KINDS), default="", help="with --seed: this kind of fault, often")
+    parser.add_argument("--favour", default="", metavar="KIND", help="with --seed: this kind of fault, often")
     parser.add_argument("--each", type=int, help="a campaign: until each kind of fault was injected so often")
     parser.add_argument(
         "--kept",
@@ -77,6 +77,8 @@ def main() -> int:
         help="what a campaign has come to, so that it can be ended and goes on there",
     )
     asked = parser.parse_args()
+    if unknown := [kind for kind in asked.favour.split(" + ") if kind and kind not in KINDS]:
+        parser.error(f"{unknown[0]}: no kind of fault; there are {', '.join(sorted(KINDS))}")
     seeds = range(asked.first, asked.first + asked.seeds)
     if asked.mutants:
         names = list(MUTANTS) if asked.mutants == "all" else list(QUICK)

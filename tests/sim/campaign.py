@@ -1,11 +1,11 @@
-"""Runs until every kind of fault has been injected often: each favours the kind that is then furthest from it."""
+"""Runs until every kind of fault has been injected often: each favours kinds that are then furthest from it."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from itertools import count
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.sim.report import Report
 from tests.sim.run import TROUBLE, simulator
-from tests.sim.scenarios import KINDS
+from tests.sim.scenarios import AT_STORAGE, KINDS
 from tests.sim.world import Outcome
 
 CHUNK = 8
@@ -32,10 +32,13 @@ def chunk(seeds: Sequence[int], kind: str) -> list[Outcome]:
 
 
 def lacking(report: Report, each: int, under_way: Counter[str]) -> str:
-    """The kind that is furthest from having been injected so often; "": none is. under_way: chunks, by kind."""
+    """The kind that is furthest from having been injected so often, with one at the storage; "": none is. under_way:
+    chunks, by kind."""
     had = {kind: report.faults[kind] + under_way[kind] * max(1, each // 100) for kind in KINDS}
-    kind = min(had, key=lambda kind: had[kind])
-    return kind if report.faults[kind] < each else ""
+    others, storage = (
+        min(kinds, key=lambda kind: had[kind]) for kinds in ([k for k in KINDS if k not in AT_STORAGE], AT_STORAGE)
+    )
+    return " + ".join(kind for kind in (others, storage) if report.faults[kind] < each)
 
 
 def campaign(report: Report, first: int, each: int, events: int, jobs: int, told: Callable[[], None]) -> None:
@@ -45,7 +48,7 @@ def campaign(report: Report, first: int, each: int, events: int, jobs: int, told
     with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=40) as pool:
         waiting: dict[Future[list[Outcome]], str] = {}
         while True:
-            while len(waiting) < jobs and (kind := _next(report, each, events, Counter(waiting.values()))) != "":
+            while len(waiting) < jobs and (kind := _next(report, each, events, _kinds(waiting.values()))) != "":
                 waiting[pool.submit(chunk, [next(seeds) for _ in range(CHUNK)], "" if kind == ANY else kind)] = kind
             if not waiting:
                 return
@@ -54,6 +57,10 @@ def campaign(report: Report, first: int, each: int, events: int, jobs: int, told
                 for outcome in done.result():
                     report.add(outcome)
             told()
+
+
+def _kinds(under_way: Iterable[str]) -> Counter[str]:
+    return Counter(kind for kinds in under_way for kind in kinds.split(" + "))
 
 
 def _next(report: Report, each: int, events: int, under_way: Counter[str]) -> str:

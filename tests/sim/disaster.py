@@ -27,7 +27,7 @@ def etcd_copied(world: World, machine: Machine, rng: random.Random) -> None:
         return
     world.fault("led to a copy of etcd", machine.name)
     world.etcd.copy(machine.name, rng.choice(world.backups), world.other_id())
-    world.after(rng.uniform(1.0, 15.0), lambda: world.etcd.right_one(machine.name))
+    world.after(world.lasts(1.0, 15.0), lambda: world.etcd.right_one(machine.name))
 
 
 def etcd_restored(world: World, machine: Machine, rng: random.Random) -> None:

@@ -21,7 +21,7 @@ def power_cut(world: World, machine: Machine, rng: random.Random) -> None:
     if not machine.up:
         return
     world.fault("power cut", machine.name)
-    machine.power_off(rng.uniform(0.5, 20.0))
+    machine.power_off(world.lasts(0.5, 20.0))
 
 
 def agent_restart(world: World, machine: Machine, rng: random.Random, soon: bool = False) -> None:
@@ -35,14 +35,14 @@ def agent_restart(world: World, machine: Machine, rng: random.Random, soon: bool
         if machine.boot == boot:
             machine.start_agent()
 
-    world.after(rng.choice((rng.uniform(0.05, 0.5), rng.uniform(0.05, 0.5) if soon else rng.uniform(0.5, 15.0))), back)
+    world.after(rng.choice((rng.uniform(0.05, 0.5), rng.uniform(0.05, 0.5) if soon else world.lasts(0.5, 15.0))), back)
 
 
 def agent_stopped(world: World, machine: Machine, rng: random.Random) -> None:
     if machine.agent_process is None or machine.agent_process.stopped:
         return
     world.fault("agent stopped", machine.name)
-    machine.stop(machine.agent_process, rng.choice((rng.uniform(0.1, 4.5), rng.uniform(3.0, 20.0))))
+    machine.stop(machine.agent_process, rng.choice((rng.uniform(0.1, 4.5), world.lasts(3.0, 20.0))))
 
 
 def guard_killed(world: World, machine: Machine, rng: random.Random) -> None:
@@ -56,7 +56,7 @@ def guard_stopped(world: World, machine: Machine, rng: random.Random) -> None:
     if machine.guard is None or not machine.guard.looks:
         return
     world.fault("guard stopped", machine.name)
-    machine.guard.stop(rng.uniform(0.2, 8.0))
+    machine.guard.stop(world.lasts(0.2, 8.0))
 
 
 def both_stopped(world: World, machine: Machine, rng: random.Random) -> None:
@@ -64,7 +64,7 @@ def both_stopped(world: World, machine: Machine, rng: random.Random) -> None:
     if world.cooperative or machine.guard is None or not machine.guard.looks or machine.agent_process is None:
         return
     world.fault("agent and guard stopped", machine.name)
-    seconds = rng.uniform(1.0, 20.0)
+    seconds = world.lasts(1.0, 20.0)
     machine.guard.stop(seconds)
     if not machine.agent_process.stopped:
         machine.stop(machine.agent_process, seconds)
@@ -75,7 +75,7 @@ def storage_hangs(world: World, machine: Machine, rng: random.Random) -> None:
     if world.cooperative or machine.unkillable > world.loop.now:
         return
     world.fault("storage hangs", machine.name)
-    machine.unkillable = world.loop.now + rng.uniform(0.5, 15.0)
+    machine.unkillable = world.loop.now + world.lasts(0.5, 15.0)
 
 
 def cut_off(world: World, machine: Machine, rng: random.Random) -> None:
@@ -119,7 +119,7 @@ def member_dies(world: World, machine: Machine, rng: random.Random) -> None:
     if sum(state.down > world.loop.now for state in world.etcd.members.values()) >= 1:
         return
     world.fault("etcd member dies", machine.name)
-    world.etcd.members[name].down = world.loop.now + rng.uniform(1.0, 10.0)
+    world.etcd.members[name].down = world.loop.now + world.lasts(1.0, 10.0)
     world.etcd.break_watches(member=name)
 
 
@@ -183,7 +183,7 @@ def shuts_down(world: World, machine: Machine, rng: random.Random) -> None:
     if agent is None or process is None or process.stopped or not machine.up:
         return
     policy: OnShutdown = rng.choice(("move", "release", "keep"))
-    grace, lasts = rng.choice((0.0, 5.0, 30.0)), rng.choice((rng.uniform(0.2, 2.0), rng.uniform(1.0, 12.0)))
+    grace, lasts = rng.choice((0.0, 5.0, 30.0)), rng.choice((rng.uniform(0.2, 2.0), world.lasts(1.0, 12.0)))
     world.fault(f"shuts down ({policy})", machine.name)
     agent.shut_down(policy, rng.uniform(0.3, 6.0), grace)
     boot, reboots = machine.boot, rng.random() < 0.7
@@ -192,7 +192,7 @@ def shuts_down(world: World, machine: Machine, rng: random.Random) -> None:
         if machine.boot != boot or not machine.up:
             return
         if reboots:
-            machine.power_off(rng.uniform(0.5, 20.0))
+            machine.power_off(world.lasts(0.5, 20.0))
         elif machine.agent is agent:
             machine.end_agent()
             machine.start_agent()
@@ -215,7 +215,7 @@ def dies_with_its_lease(world: World, machine: Machine, rng: random.Random) -> N
         return
     world.fault("power cut, and its lease ends", machine.name)
     world.etcd.expire(machine.lease)
-    machine.power_off(rng.uniform(5.0, 30.0))
+    machine.power_off(world.lasts(5.0, 30.0))
 
 
 def forgets_its_session(world: World, machine: Machine, rng: random.Random) -> None:
@@ -229,7 +229,7 @@ def forgets_its_session(world: World, machine: Machine, rng: random.Random) -> N
     else:
         machine.files.session.write_text('{"incarnation": "')
     boot = machine.boot
-    world.after(rng.uniform(0.05, 4.0), lambda: machine.start_agent() if machine.boot == boot else None)
+    world.after(world.lasts(0.05, 4.0), lambda: machine.start_agent() if machine.boot == boot else None)
 
 
 def hangs_and_is_cut_off(world: World, machine: Machine, rng: random.Random) -> None:
@@ -238,7 +238,7 @@ def hangs_and_is_cut_off(world: World, machine: Machine, rng: random.Random) -> 
         return
     world.fault("storage hangs, cut off from etcd", machine.name)
     away = rng.uniform(6.0, 12.0)
-    machine.unkillable = world.loop.now + away + rng.uniform(2.0, 12.0)
+    machine.unkillable = world.loop.now + away + world.lasts(2.0, 12.0)
     for member in MEMBERS:
         world.etcd.cut[machine.name, member] = world.loop.now + away
 
@@ -250,6 +250,6 @@ def suspended(world: World, machine: Machine, rng: random.Random) -> None:
         return
     timings = world.timings
     within = rng.random() < 0.5
-    seconds = rng.uniform(0.1, timings.wait - timings.d_io - 0.1) if within else rng.uniform(2.0, 20.0)
+    seconds = rng.uniform(0.1, timings.wait - timings.d_io - 0.1) if within else world.lasts(2.0, 20.0)
     world.fault("suspended" if within else "suspended for too long", machine.name)
     machine.suspend(seconds, adrift=not within)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from tests.sim.scenarios import KINDS
+from tests.sim.scenarios import favoured
 from tests.sim.swarm import unleash
 from tests.sim.virtual import Chance, virtual
 from tests.sim.world import Line, Outcome, World
@@ -76,7 +76,7 @@ class Simulator:
         self._directory, self._chance = directory, chance
 
     def run(self, seed: int, seconds: float = TROUBLE, logs: bool = False, favours: str = "") -> Outcome:
-        """One run from its beginning to its end. logs: the agents' own are part of the story. favours: a kind of fault,
+        """One run from its beginning to its end. logs: the agents' own are part of the story. favours: kinds of fault,
         which says for how long, too; or ""."""
         directory = self._directory / str(seed)
         directory.mkdir()
@@ -88,7 +88,7 @@ class Simulator:
     def _run(self, world: World, directory: Path, seconds: float) -> Outcome:
         unleash(world)
         world.begin()
-        world.run_for(KINDS[world.favours].seconds if world.favours else seconds)
+        world.run_for(favoured(world.favours).seconds if world.favours else seconds)
         settled = None if world.broken else self._settle(world)
         outcome = world.outcome(settled)
         world.broken = world.broken or "over"

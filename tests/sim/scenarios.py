@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -11,8 +11,8 @@ class Scenario:
     """faults: by name; twice is twice as often. odds: fields of Odds and Slowness. unarmed: nothing resets machine c.
     deaths: how often one machine dies for good in the end, with its lease. pace: seconds between two faults; 0: any.
     steps: of the storage, which alone its odds are for; (): all. block: all volumes are attached to one machine at a
-    time. reclaim: what specs say; "": any. hasty: what people do takes them a second. datasets: how many.
-    seconds: virtual, in which things go wrong."""
+    time. reclaim: what specs say; "": any. hasty: what people do takes them a second, and most
+    trouble is short. datasets: how many. seconds: virtual, in which things go wrong."""
 
     faults: tuple[str, ...]
     odds: Mapping[str, float] = field(default_factory=dict)
@@ -57,8 +57,8 @@ def scenario_of(seed: int) -> str:
     return "" if seed % 2 == 0 else list(SCENARIOS)[seed // 2 % len(SCENARIOS)]
 
 
-def _often(*faults: str, pace: float = 0.4) -> Scenario:
-    return Scenario((*faults, *faults, "move"), pace=pace)
+def _often(fault: str) -> Scenario:
+    return Scenario((fault,) * 5 + ("move",), pace=0.15, hasty=True)
 
 
 def _storage(steps: tuple[str, ...], how: str) -> Scenario:
@@ -130,9 +130,7 @@ _STEPS = (("create", "mkfs"), ("publish", "mount"), ("unmount",), ("destroy",))
 _RESTORED = ("etcd restored", "etcd restored, with its cluster id", "drover recover")
 _TRASH = ("put in the trash", "undeleted", "trash emptied")
 
-KINDS: dict[str, Scenario] = {
-    **{kind: _often(fault) for kind, fault in _SIMPLE.items()},
-    **{kind: Scenario(("move", "agent_restart"), {odds: 0.15}) for kind, odds in _ODDS.items()},
+AT_STORAGE: dict[str, Scenario] = {
     **{
         f"{step} {how}": _storage(steps, how)
         for steps in _STEPS
@@ -140,6 +138,13 @@ KINDS: dict[str, Scenario] = {
         for how in ("fails", "hangs", "late")
     },
     **{f"{step} {how}": _storage((step,), how) for step in ("attach", "detach") for how in ("fails", "late")},
+}
+"""Those that happen to steps at the storage. They go well together with others."""
+
+KINDS: dict[str, Scenario] = {
+    **{kind: _often(fault) for kind, fault in _SIMPLE.items()},
+    **{kind: Scenario(("move", "agent_restart"), {odds: 0.15}) for kind, odds in _ODDS.items()},
+    **AT_STORAGE,
     **{
         kind: Scenario(("trashed",) * 8 + ("move",), pace=0.2, reclaim="retain", hasty=True, datasets=6)
         for kind in _TRASH
@@ -151,3 +156,20 @@ KINDS: dict[str, Scenario] = {
     "dies for good": Scenario(("move", "cordoned"), deaths=12, seconds=10.0),
 }
 """Every kind of fault that a run counts, and what brings it about often."""
+
+
+def favoured(kinds: str) -> Scenario:
+    """kinds: one, or two with " + " between them, of which one is at the storage."""
+    one, _, other = kinds.partition(" + ")
+    a, b = KINDS[one], KINDS[other or one]
+    return replace(
+        a,
+        faults=(*a.faults, *b.faults),
+        odds={**a.odds, **b.odds},
+        pace=min(filter(None, (a.pace, b.pace)), default=0.0),
+        steps=a.steps or b.steps,
+        block=a.block or b.block,
+        reclaim=a.reclaim or b.reclaim,
+        hasty=a.hasty or b.hasty,
+        datasets=max(a.datasets, b.datasets),
+    )

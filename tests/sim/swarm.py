@@ -8,7 +8,7 @@ from dataclasses import fields
 from tests.sim import disaster, faults, scripts, wishes
 from tests.sim.etcd import Odds
 from tests.sim.faults import Fault
-from tests.sim.scenarios import KINDS, SCENARIOS, scenario_of
+from tests.sim.scenarios import SCENARIOS, favoured, scenario_of
 from tests.sim.storage import BLOCK, Slowness
 from tests.sim.world import World
 
@@ -73,10 +73,10 @@ def unleash(world: World) -> None:
     pace = rng.choice((0.5, 1.0, 2.0, 4.0))
     world.cooperative = rng.random() < 0.2
     world.deaths = int(rng.random() < 0.2)
-    favoured = world.favours or scenario_of(world.seed)
-    if favoured:
-        scenario = KINDS[favoured] if world.favours else SCENARIOS[favoured]
-        world.say("seed", f"favours: {favoured}")
+    favours = world.favours or scenario_of(world.seed)
+    if favours:
+        scenario = favoured(world.favours) if world.favours else SCENARIOS[favours]
+        world.say("seed", f"favours: {favours}")
         chosen = [*scenario.faults, *scenario.faults, *rng.sample(chosen, 1)]
         keep = rng.random() < (0.05 if scenario.hasty else 0.3)
         odds, slow = (odds, slow) if keep else ({}, {})
@@ -90,7 +90,7 @@ def unleash(world: World) -> None:
             world.machines["c"].armed = False
         if scenario.block:
             world.backends = dict.fromkeys(world.datasets, BLOCK)
-        if world.favours in NOT_COOPERATIVE:
+        if any(kind in world.favours for kind in NOT_COOPERATIVE):
             world.cooperative = False
     world.etcd.odds, world.storage.slowness = Odds(**odds), Slowness(**slow)
 

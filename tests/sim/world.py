@@ -20,7 +20,7 @@ from tests.sim.checks import Checks
 from tests.sim.etcd import MEMBERS, Etcd, Odds, Sender
 from tests.sim.loop import VirtualLoop, alone
 from tests.sim.machine import Machine, MachineProcess
-from tests.sim.scenarios import KINDS
+from tests.sim.scenarios import favoured
 from tests.sim.storage import BLOCK, SHARED, Slowness, Storage
 from tests.sim.truth import Backup
 
@@ -58,7 +58,7 @@ class Outcome:
 
 
 class World:
-    """seed, favours: of everything; favours: the kind of fault that shall happen often, or "". directory: for the files
+    """seed, favours: of everything; favours: the kinds of fault that shall happen often, or "". directory: for the files
     that agents leave on tmpfs."""
 
     def __init__(self, seed: int, directory: Path, favours: str = "") -> None:
@@ -95,14 +95,14 @@ class World:
             )
             for name, armed in (("a", True), ("b", True), ("c", rng.random() < 0.5))
         }
-        self.datasets = tuple("defghijk"[: KINDS[favours].datasets if favours else 3])
+        self.datasets = tuple("defghijk"[: favoured(favours).datasets if favours else 3])
         self.backends = {name: rng.choice((SHARED, SHARED, BLOCK)) for name in self.datasets}
         self.grouped = rng.random() < 0.5
         self.cooperative = False
         self.deaths = 0
         """How often one machine dies in the end, and then what may be elsewhere must be."""
         self.hasty = False
-        """What people do takes them a second."""
+        """What people do takes them a second, and most trouble is short."""
         self.reclaim = ""
         """What all specs say of the data; "": any."""
         self.requests: dict[str, int] = {}
@@ -159,6 +159,12 @@ class World:
                 call()
 
         self.after(seconds, now)
+
+    def lasts(self, low: float, high: float) -> float:
+        """Seconds that something takes, at random; mostly few where all is hasty."""
+        if self.hasty and self.rng.random() < 0.7:
+            high = low + (high - low) / 6
+        return self.rng.uniform(low, high)
 
     def run_for(self, seconds: float, enough: Callable[[], bool] = lambda: False) -> None:
         self.loop.run_until(self.loop.now + seconds, lambda: bool(self.broken) or enough())
