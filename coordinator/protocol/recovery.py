@@ -86,23 +86,28 @@ def plan(
 
 
 def _newest(volumes: Iterable[VolumeReport]) -> dict[str, dict[str, VolumeReport]]:
-    """By dataset and uid: the report with the highest epoch, should they differ."""
+    """By dataset and uid: the report with the highest epoch, of those the one by the node that had it."""
     found: dict[str, dict[str, VolumeReport]] = defaultdict(dict)
     for volume in volumes:
         known = found[volume.dataset].get(volume.uid)
-        if known is None or volume.epoch > known.epoch:
+        if known is None or (volume.epoch, _own(volume)) > (known.epoch, _own(known)):
             found[volume.dataset][volume.uid] = volume
     return found
 
 
 def _having(volume: VolumeReport | None, reports: Sequence[NodeReport]) -> tuple[str, ...]:
-    """Local copies: the nodes whose own copy is this one, the newest; nobody else may go on with the dataset."""
+    """Local copies: the nodes whose own copy is this one, the newest; nobody else may go on with the dataset. A node to
+    which it was being sent has the token, too, and not what was written since: only where nobody else has reported."""
     if volume is None or not volume.local:
         return ()
     newest = (volume.cluster, volume.uid, volume.epoch, volume.incarnation)
-    return tuple(
-        r.node for r in reports if any((v.cluster, v.uid, v.epoch, v.incarnation) == newest for v in r.volumes)
-    )
+    having = [(r.node, v) for r in reports for v in r.volumes if (v.cluster, v.uid, v.epoch, v.incarnation) == newest]
+    return tuple(node for node, v in having if _own(v)) or tuple(node for node, _ in having)
+
+
+def _own(volume: VolumeReport) -> bool:
+    """Whether the node that has it is the one that had the dataset in that epoch."""
+    return volume.incarnation.rsplit(".", 2)[0] == volume.node
 
 
 def _uid(d: Dataset, found: Mapping[str, VolumeReport]) -> str | None:

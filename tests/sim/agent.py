@@ -12,6 +12,7 @@ from drover.agent.app import Agent
 from drover.agent.config import Docker, Settings, Workloads
 from drover.agent.helper.pool import HelperPool
 from drover.agent.leave import Leave
+from drover.agent.receiving import Receiver
 from drover.agent.sight import Sight
 from drover.agent.spans import Spans
 from drover.agent.telemetry import Telemetry
@@ -20,8 +21,10 @@ from drover.coordinator.mark import MarkFile
 from drover.coordinator.protocol.leaving import OnShutdown
 from drover.coordinator.protocol.session import Ended, State
 from drover.coordinator.records import Evidence, Fence
+from tests.sim.copies import SimCopies
 from tests.sim.guard import SimGuard
-from tests.sim.storage import BLOCK, SHARED, SimBackend
+from tests.sim.storage import BLOCK, LOCAL, SHARED, SimBackend
+from tests.sim.transfer import SimPath
 from tests.sim.workload import SimRuntime
 
 if TYPE_CHECKING:
@@ -119,14 +122,16 @@ class SimAgent(Agent):
         self._telemetry = _NoTelemetry()
         self._sight = Sight(machine.name)
         self._member = None
-        self._data_path = None
         self._workers = None
         self._reporter = None
         self._leave = Leave(world.keys, "move", 60.0, 300.0)
         self._turned = asyncio.Event()
         self._marks = MarkFile(machine.directory / f"{machine.name}.mark")
         guard = self._guard = self._sim_guard = SimGuard(machine)
-        self._backends = {name: SimBackend(name, machine, guard) for name in (SHARED, BLOCK)}
+        copies = SimCopies(machine, guard)
+        self._backends = {**{name: SimBackend(name, machine, guard) for name in (SHARED, BLOCK)}, LOCAL: copies}
+        self._data_path = SimPath(machine, copies)  # type: ignore[assignment]
+        self.receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
         self._runtime = SimRuntime(machine, guard)
         self._runtimes = {"process": self._runtime}
 

@@ -91,6 +91,8 @@ class Checks:
         self._rewritten = {**self._rewritten, name: self._rewritten.get(name, 0) + 1 if tenure.epoch == epoch else 0}
         if self._rewritten[name] > REWRITES:
             self._breach(f"the tenure of {name} is written again and again in epoch {epoch}")
+        if tenure.copies:
+            self._copies(name, tenure, before)
         self.tenures[name] = tenure
         if tenure.state is State.ACTIVE:
             self._active.add((name, tenure.epoch, tenure.incarnation))
@@ -104,6 +106,20 @@ class Checks:
                 sender.machine,
                 f"{name}: epoch {tenure.epoch} {tenure.state} on {tenure.incarnation}{left} ({tenure.because})",
             )
+
+    def _copies(self, name: str, tenure: Tenure, before: Tenure | None) -> None:
+        """Who has it has the data, too: what a handover starts from is at the target, as it was sent, and durable."""
+        if not tenure.held:
+            return
+        if tenure.node not in tenure.copies:
+            self._breach(f"{tenure.node} takes {name}, whose data is on {' and '.join(tenure.copies)}")
+        if tenure.base is None or tenure.state is not State.ASSIGNED or before is None or before.base == tenure.base:
+            return
+        source, target = (self._world.storage.copies.get(n, tenure.uid) for n in (before.node, tenure.node))
+        sent = next((snap for snap in source.snapshots if snap.guid == tenure.base), None) if source else None
+        come = next((snap for snap in target.snapshots if snap.guid == tenure.base), None) if target else None
+        if come is None or not come.durable or (sent is not None and sent.data != come.data):
+            self._breach(f"{name} goes to {tenure.node}, which has not all of it, durably")
 
     def _follows(self, name: str, tenure: Tenure) -> None:
         """Of a dataset that is no other's companion: each request moves it once."""
@@ -214,7 +230,7 @@ class Checks:
         if machine.adrift or (image.backend == BLOCK and image.attached != machine.name):
             return
         self.writes(machine, dataset, token, "writes to")
-        if self._world.storage.images.get(image.object) is not image:
+        if not self._world.storage.has(image):
             self._breach(f"{machine.name} writes to {image.object}, which was destroyed")
         self.written += 1
         image.data.append(self.written)

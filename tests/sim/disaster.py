@@ -94,12 +94,14 @@ async def _recover(world: World) -> None:
 
 async def _report(machine: Machine) -> NodeReport:
     """What `drover-agent tokens` prints there."""
+    from tests.sim.copies import SimCopies
     from tests.sim.guard import SimGuard
-    from tests.sim.storage import BLOCK, SHARED, SimBackend
+    from tests.sim.storage import BLOCK, LOCAL, SHARED, SimBackend
 
     volumes = []
     for name in (SHARED, BLOCK):
         volumes += await tokens.volumes(name, SimBackend(name, machine, SimGuard(machine)))
+    volumes += await tokens.volumes(LOCAL, SimCopies(machine, SimGuard(machine)))
     return NodeReport(node=machine.name, volumes=tuple(volumes))
 
 
@@ -120,6 +122,7 @@ def _declare_lost(world: World) -> None:
             continue
         tenure = Tenure.decode(entry.value)
         there = any(image.token.uid == tenure.uid for image in world.storage.images.values())
+        there = there or any(world.storage.copies.get(machine, tenure.uid) for machine in world.machines)
         if tenure.born and not there and tenure.state is not State.DESTROYED:
             world.say("user", f"{name} is gone, and declared anew")
             world.doomed.add(tenure.uid)

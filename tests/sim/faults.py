@@ -90,6 +90,23 @@ def cut_off_from_one(world: World, machine: Machine, rng: random.Random) -> None
     world.etcd.cut[machine.name, rng.choice(MEMBERS)] = world.loop.now + rng.uniform(0.5, 15.0)
 
 
+def cut_off_from_another(world: World, machine: Machine, rng: random.Random) -> None:
+    """Two machines do not reach each other; both reach etcd."""
+    other = rng.choice([name for name in world.machines if name != machine.name])
+    world.fault("cut off from another node", machine.name)
+    world.unlinked[frozenset((machine.name, other))] = world.loop.now + world.lasts(0.5, 15.0)
+
+
+def copier_in_trouble(world: World, machine: Machine, rng: random.Random) -> None:
+    """Either end of a copy that is under way is hit."""
+    if not world.under_way:
+        return
+    incoming = rng.choice(list(world.under_way.values()))
+    victim = rng.choice((incoming.machine, world.machines[incoming.sender]))
+    world.fault("hit while a copy is under way", victim.name)
+    rng.choice((power_cut, agent_restart, agent_stopped, cut_off, cut_off_from_another))(world, victim, rng)
+
+
 def slow_answers(world: World, machine: Machine, rng: random.Random) -> None:
     """Answers are under way for long; then nothing gets through any more."""
     world.fault("slow answers", machine.name)

@@ -143,6 +143,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         context.run(PROCESS.set, process)
         return self.create_task(main, context=context)
 
+    def join(self, process: Process, main: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """In a process that is there already."""
+        context = contextvars.copy_context()
+        context.run(PROCESS.set, process)
+        return self.create_task(main, context=context)
+
     def go_on(self, process: Process) -> None:
         process.stopped = False
         if not process.dead:

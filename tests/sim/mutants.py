@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,10 +13,11 @@ from drover.agent import app, plan, situation, worker
 from drover.agent.guard.page import Page
 from drover.agent.situation import Situation
 from drover.agent.steps import Publish
+from drover.agent.storage.base import Token
 from drover.coordinator import etcd as etcd_verbs
 from drover.coordinator import join, view
 from drover.coordinator.member import Member
-from drover.coordinator.protocol import observer, ownership, session
+from drover.coordinator.protocol import observer, ownership, placement, session
 from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.protocol.dataset import Cluster, Dataset
 from drover.coordinator.records import Evidence, Fence, Holder, State, Tenure
@@ -24,6 +26,8 @@ from drover.coordinator.txn import Compare, ModRevision, Put, Txn, absent
 from drover.coordinator.verbs import Verbs
 from tests.model.store import ModelCluster
 from tests.sim import truth
+from tests.sim.copies import SimCopies
+from tests.sim.transfer import SimOutgoing
 
 Patch = tuple[object, str, object]
 
@@ -292,8 +296,56 @@ def _leaves_with_its_lease() -> Sequence[Patch]:
     return [(etcd_verbs.Etcd, "revoke", kept)]
 
 
+def _unverified_copy() -> Sequence[Patch]:
+    """The receiver does not look whether a snapshot has come whole before it answers."""
+
+    def believed(self: SimCopies, uid: str, token: Token, guid: str) -> None:
+        copy = self._storage.copies.get(self._machine.name, uid)
+        if copy is not None and copy.arriving is not None:
+            copy.snapshots.append(replace(copy.arriving.snap, guid=guid))
+            copy.arriving = None
+
+    return [(SimCopies, "received", believed)]
+
+
+def _copy_not_durable() -> Sequence[Patch]:
+    """It answers before what has come is durable."""
+    received = SimCopies.received
+
+    def cached(self: SimCopies, uid: str, token: Token, guid: str) -> None:
+        received(self, uid, token, guid)
+        copy = self._storage.copies.get(self._machine.name, uid)
+        if copy is not None:
+            copy.snapshots = [replace(s, durable=False) if s.guid == guid else s for s in copy.snapshots]
+
+    return [(SimCopies, "received", cached)]
+
+
+def _hands_over_early() -> Sequence[Patch]:
+    """The source hands over when it has sent the last snapshot, and does not wait for the target's answer."""
+
+    async def unheard(self: SimOutgoing, future: Any) -> None:
+        await asyncio.sleep(0.01)
+
+    return [(SimOutgoing, "_answer", unheard)]
+
+
+def _claims_without_data() -> Sequence[Patch]:
+    """Anybody claims, whoever has what the epoch starts from."""
+    candidates = placement._candidates
+
+    def bare(d: Dataset) -> Dataset:
+        return d if d.tenure is None else replace(d, tenure=d.tenure.model_copy(update={"copies": ()}))
+
+    def any_of(unit: Sequence[Dataset], free: Sequence[Dataset], cluster: Cluster) -> tuple[list[str], str]:
+        return candidates([bare(d) for d in unit], [bare(d) for d in free], cluster)
+
+    return [(placement, "_has_data", lambda node, unit: True), (placement, "_candidates", any_of)]
+
+
 _LATE, _UNARMED = "a handover that is not wanted any more", "nothing resets it"
 _SPECS = "specs come and go"
+_COPIES = "copies on each node"
 
 MUTANTS: dict[str, Mutant] = {
     "short wait": Mutant("W is longer than D_hard", _short_wait),
@@ -330,6 +382,10 @@ MUTANTS: dict[str, Mutant] = {
     "absent unwatched": Mutant(
         "who is absent is watched by all, while a tenure names it", _observer_of_absent, "one dies for good"
     ),
+    "unverified copy": Mutant("a receiver answers once what came is whole", _unverified_copy, _COPIES),
+    "copy not durable": Mutant("and once it is durable", _copy_not_durable, _COPIES),
+    "hands over early": Mutant("a handover waits for the receiver's answer", _hands_over_early, _COPIES),
+    "claims without data": Mutant("only who has the data claims", _claims_without_data, _COPIES),
 }
 
 QUICK = (
@@ -344,5 +400,8 @@ QUICK = (
     "answers for good",
     "epoch restarts",
     "destroys unasked",
+    "unverified copy",
+    "copy not durable",
+    "claims without data",
 )
 """Those that every version finds within seconds: `make test` looks for them."""

@@ -11,8 +11,9 @@ class Scenario:
     """faults: by name; twice is twice as often. odds: fields of Odds and Slowness. unarmed: nothing resets machine c.
     deaths: how often one machine dies for good in the end, with its lease. pace: seconds between two faults; 0: any.
     steps: of the storage, which alone its odds are for; (): all. block: all volumes are attached to one machine at a
-    time. reclaim: what specs say; "": any. hasty: what people do takes them a second, and most
-    trouble is short. datasets: how many. seconds: virtual, in which things go wrong."""
+    time. local: all are copies of each node's own, and how much happens to them on the wire, at most; 0: not. reclaim:
+    what specs say; "": any. hasty: what people do takes them a second, and most trouble is short. datasets: how many.
+    seconds: virtual, in which things go wrong."""
 
     faults: tuple[str, ...]
     odds: Mapping[str, float] = field(default_factory=dict)
@@ -21,6 +22,7 @@ class Scenario:
     pace: float = 0.0
     steps: tuple[str, ...] = ()
     block: bool = False
+    local: float = 0.0
     reclaim: str = ""
     hasty: bool = False
     datasets: int = 3
@@ -49,12 +51,18 @@ SCENARIOS: dict[str, Scenario] = {
     "a copy of etcd": Scenario(("etcd_copied", "etcd_copied", "move")),
     "machines shut down": Scenario(("shuts_down", "shuts_down", "move", "agent_restart")),
     "one dies for good": Scenario(("dies_with_its_lease", "move", "cordoned"), deaths=1),
+    "copies on each node": Scenario(
+        ("move", "move", "copier_in_trouble", "holder_in_trouble", "power_cut"), local=0.2, deaths=1
+    ),
 }
 
 
 def scenario_of(seed: int) -> str:
     """Which scenario a run favours that favours no kind of fault; "": none."""
     return "" if seed % 2 == 0 else list(SCENARIOS)[seed // 2 % len(SCENARIOS)]
+
+
+_COPIES = ("copy's step", "transfer", "check of a copy")
 
 
 def _often(fault: str) -> Scenario:
@@ -70,6 +78,7 @@ def _storage(steps: tuple[str, ...], how: str) -> Scenario:
         pace=0.25,
         steps=steps,
         block=bool({"attach", "detach"} & set(steps)),
+        local=0.02 if set(_COPIES) & set(steps) else 0.0,
         reclaim="delete" if "destroy" in steps else "",
         hasty=True,
         datasets=6,
@@ -96,6 +105,7 @@ _SIMPLE = {
     "compaction": "compaction",
     "watches break": "watches_break",
     "workload ends": "workload_ends",
+    "cut off from another node": "cut_off_from_another",
     "power cut, and its lease ends": "dies_with_its_lease",
     "agent killed, its saved session lost": "forgets_its_session",
     "storage hangs, cut off from etcd": "hangs_and_is_cut_off",
@@ -128,6 +138,12 @@ _ODDS = {
 }
 _STEPS = (("create", "mkfs"), ("publish", "mount"), ("unmount",), ("destroy",))
 _RESTORED = ("etcd restored", "etcd restored, with its cluster id", "drover recover")
+_ON_THE_WIRE = (
+    "transfer cut",
+    "copy damaged on its way",
+    "receiver killed at the end",
+    "answer of a receiver lost",
+)
 _TRASH = ("put in the trash", "undeleted", "trash emptied")
 
 AT_STORAGE: dict[str, Scenario] = {
@@ -138,6 +154,7 @@ AT_STORAGE: dict[str, Scenario] = {
         for how in ("fails", "hangs", "late")
     },
     **{f"{step} {how}": _storage((step,), how) for step in ("attach", "detach") for how in ("fails", "late")},
+    **{f"{step} {how}": _storage((step,), how) for step in _COPIES for how in ("fails", "hangs", "late")},
 }
 """Those that happen to steps at the storage. They go well together with others."""
 
@@ -153,6 +170,13 @@ KINDS: dict[str, Scenario] = {
     "helper starts late": Scenario(("move", "late_helper"), {"starts_late": 0.5}, pace=0.4),
     **{kind: Scenario(("etcd_restored",) * 8 + ("move",), pace=0.3, hasty=True, seconds=180.0) for kind in _RESTORED},
     "operator confirms": Scenario(("confirmed_off",) * 4 + ("power_cut", "dies_with_its_lease", "move"), pace=0.3),
+    "hit while a copy is under way": Scenario(
+        ("move",) * 3 + ("copier_in_trouble",) * 2, pace=0.15, hasty=True, local=0.05
+    ),
+    **{
+        kind: Scenario(("move",) * 8 + ("agent_restart",), pace=0.2, hasty=True, local=0.5, datasets=6)
+        for kind in _ON_THE_WIRE
+    },
     "dies for good": Scenario(("move", "cordoned"), deaths=12, seconds=10.0),
 }
 """Every kind of fault that a run counts, and what brings it about often."""
@@ -169,6 +193,7 @@ def favoured(kinds: str) -> Scenario:
         pace=min(filter(None, (a.pace, b.pace)), default=0.0),
         steps=a.steps or b.steps,
         block=a.block or b.block,
+        local=max(a.local, b.local),
         reclaim=a.reclaim or b.reclaim,
         hasty=a.hasty or b.hasty,
         datasets=max(a.datasets, b.datasets),

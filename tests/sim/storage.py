@@ -42,7 +42,7 @@ T = TypeVar("T")
 TIMEOUT = 8.0
 """Seconds that a job may take."""
 _POLL = 0.2
-SHARED, BLOCK = "shared", "block"
+SHARED, BLOCK, LOCAL = "shared", "block", "copies"
 
 
 @dataclass
@@ -107,17 +107,25 @@ class Storage:
     """The truth about the data. Names of volumes are made from the dataset's uid."""
 
     def __init__(self, world: World) -> None:
+        from tests.sim.copies import Copies
+
         self.world = world
         self.images: dict[str, Image] = {}
+        self.copies = Copies()
         self.slowness = Slowness()
         self.steps: tuple[str, ...] = ()
         """The only ones that it is for; (): all."""
+
+    def has(self, image: Image) -> bool:
+        """It was not destroyed."""
+        return self.copies.has(image) if image.backend == LOCAL else self.images.get(image.object) is image
 
     def _slowness(self, step: str) -> Slowness:
         return self.slowness if not self.steps or step in self.steps else _SOUND
 
     def machine_off(self, machine: str) -> None:
-        """The platform notices, some time, that an instance is off. Attachments stay until somebody detaches them."""
+        """Attachments stay until somebody detaches them; what was not durable is gone."""
+        self.copies.power_cut(machine)
 
     def cut(self, machine: Machine) -> list[str]:
         """The last means of the ladder."""
@@ -302,7 +310,7 @@ class SimBackend:
                 machine.world.say(machine.name, f"{volume.dataset}: unmounted")
                 machine.mount_table_changed()
             image = storage.images.get(volume.object)
-            if image is not None and image.attached == machine.name:
+            if self.name == BLOCK and image is not None and image.attached == machine.name:
                 await storage.detach(image, machine, machine.name)
                 if image.attached == machine.name:
                     raise StorageError("it is still attached")

@@ -9,7 +9,8 @@ from tests.sim import disaster, faults, scripts, wishes
 from tests.sim.etcd import Odds
 from tests.sim.faults import Fault
 from tests.sim.scenarios import SCENARIOS, favoured, scenario_of
-from tests.sim.storage import BLOCK, Slowness
+from tests.sim.storage import BLOCK, LOCAL, Slowness
+from tests.sim.transfer import Wire
 from tests.sim.world import World
 
 FAULTS: dict[str, Fault] = {
@@ -25,6 +26,8 @@ FAULTS: dict[str, Fault] = {
         faults.cut_off,
         faults.cut_off_from_one,
         faults.slow_answers,
+        faults.cut_off_from_another,
+        faults.copier_in_trouble,
         faults.lease_revoked_early,
         faults.election,
         faults.member_dies,
@@ -90,9 +93,17 @@ def unleash(world: World) -> None:
             world.machines["c"].armed = False
         if scenario.block:
             world.backends = dict.fromkeys(world.datasets, BLOCK)
+        if scenario.local:
+            world.backends = dict.fromkeys(world.datasets, LOCAL)
+            world.wire = Wire(**{f.name: rng.uniform(0.0, scenario.local) for f in fields(Wire)})
         if any(kind in world.favours for kind in NOT_COOPERATIVE):
             world.cooperative = False
     world.etcd.odds, world.storage.slowness = Odds(**odds), Slowness(**slow)
+    if not favours and rng.random() < 0.25:
+        world.backends["d"] = LOCAL
+        if world.grouped and rng.random() < 0.5:
+            world.backends["e"] = world.backends["f"] = LOCAL
+        world.wire = Wire(**{f.name: rng.uniform(0.01, 0.15) for f in fields(Wire) if rng.random() < 0.5})
 
     if {"etcd_copied", "etcd_restored"} & set(chosen):
         world.then(4.0, world.keep_backups)

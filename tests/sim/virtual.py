@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
-from drover.agent import app, describe, execute, leave, local, reporter, testify, worker
+from drover.agent import app, copying, describe, execute, leave, local, reporter, testify, worker
+from drover.agent.copying import Copier
 from drover.coordinator import depart, etcd, etcd_members, member, mirror, observers
 from drover.coordinator.cli import recover
 from drover.coordinator.protocol.clock import Instant
@@ -22,6 +24,7 @@ from drover.coordinator.txn import Txn
 from tests.sim.loop import VirtualLoop
 from tests.sim.machine import MemoryPage, here
 from tests.sim.network import SimMember
+from tests.sim.transfer import copier
 from tests.sim.world import BEGINNING
 
 AUDIT = 20.0
@@ -101,6 +104,10 @@ def _as_it_is(txn: Txn) -> Txn:
     return txn
 
 
+def _copier_of(settings: object, member: object, path: object, changed: Any, progressed: Any) -> Copier:
+    return copier(here(), path, changed, progressed)
+
+
 def _page(path: Path) -> MemoryPage:
     return here().page
 
@@ -113,8 +120,9 @@ def _order(self: worker.Worker) -> int:
 def virtual() -> Iterator[Chance]:
     """For as many runs as come; each sets the seed of what is yielded."""
     with ExitStack() as stack:
-        for module in (mirror, worker, execute):
+        for module in (mirror, worker, execute, copying):
             stack.enter_context(patch.object(module, "time", _Time))
+        stack.enter_context(patch.object(app, "copier_of", _copier_of))
         stack.enter_context(patch.object(app, "read_clock", _read_clock))
         made = member.Member.__init__
         stack.enter_context(patch.object(made, "__defaults__", (_read_clock, *(made.__defaults__ or ())[1:])))

@@ -22,6 +22,7 @@ from tests.sim.loop import VirtualLoop, alone
 from tests.sim.machine import Machine, MachineProcess
 from tests.sim.scenarios import favoured
 from tests.sim.storage import BLOCK, SHARED, Slowness, Storage
+from tests.sim.transfer import SimIncoming, Wire
 from tests.sim.truth import Backup
 
 SIZE = 2**30
@@ -58,8 +59,8 @@ class Outcome:
 
 
 class World:
-    """seed, favours: of everything; favours: the kinds of fault that shall happen often, or "". directory: for the files
-    that agents leave on tmpfs."""
+    """seed, favours: of everything; favours: the kinds of fault that shall happen often, or "". directory: for what
+    agents leave on tmpfs."""
 
     def __init__(self, seed: int, directory: Path, favours: str = "") -> None:
         self.seed, self.favours = seed, favours
@@ -97,6 +98,11 @@ class World:
         }
         self.datasets = tuple("defghijk"[: favoured(favours).datasets if favours else 3])
         self.backends = {name: rng.choice((SHARED, SHARED, BLOCK)) for name in self.datasets}
+        self.wire = Wire()
+        self.under_way: dict[str, SimIncoming] = {}
+        """By the name in their tickets: what machines expect of one another."""
+        self.unlinked: dict[frozenset[str], float] = {}
+        """Pairs of machines: until when nothing gets through between them."""
         self.grouped = rng.random() < 0.5
         self.cooperative = False
         self.deaths = 0
@@ -165,6 +171,10 @@ class World:
         if self.hasty and self.rng.random() < 0.7:
             high = low + (high - low) / 6
         return self.rng.uniform(low, high)
+
+    def linked(self, one: Machine, other: Machine) -> bool:
+        pair = frozenset((one.name, other.name))
+        return one.up and other.up and self.unlinked.get(pair, 0.0) <= self.loop.now
 
     def run_for(self, seconds: float, enough: Callable[[], bool] = lambda: False) -> None:
         self.loop.run_until(self.loop.now + seconds, lambda: bool(self.broken) or enough())
@@ -274,7 +284,8 @@ class World:
         self.say("user", "all trouble ends")
         self.trouble = False
         etcd, loop = self.etcd, self.loop
-        etcd.odds, self.storage.slowness = Odds(), Slowness()
+        etcd.odds, self.storage.slowness, self.wire = Odds(), Slowness(), Wire()
+        self.unlinked.clear()
         etcd.expected.clear()
         etcd.back = min(etcd.back, loop.now)
         etcd.cut.clear()
@@ -328,13 +339,16 @@ class World:
             machine.power_on()
 
     def unserved_elsewhere(self) -> list[str]:
-        """Those that may be on a machine that is up, with all of their group, and are nowhere."""
+        """Those that may be on a machine that is up and has the data, with all of their group, and are nowhere."""
         up = {name for name, machine in self.machines.items() if machine.up}
         unit = [name for name in self.datasets if self.groups[name]]
         return [n for n in self.unserved() if all(self._allows(m, up) for m in {n, *(unit if n in unit else ())})]
 
     def _allows(self, name: str, up: set[str]) -> bool:
         """Whether one of these machines may have it."""
+        tenure = self.checks.tenures.get(name)
+        if tenure is not None and tenure.copies:
+            return bool(up & set(tenure.copies))
         entry = self.etcd.truth.entry(self.keys.dataset(name))
         who = DatasetSpec.decode(entry.value).failover if entry is not None else "none"
         return who == "any" or (who != "none" and bool(up & set(who)))

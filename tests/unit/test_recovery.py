@@ -167,3 +167,16 @@ def test_only_the_node_with_the_newest_copy_goes_on_with_a_dataset_that_each_nod
     reports = [NodeReport(node="a", volumes=(older,)), NodeReport(node="b", volumes=(newest,))]
     tenure = only(plan({"d": known} if known else {}, reports, "c", (), {}, "life", "now")).tenure
     assert (tenure.copies, tenure.written, tenure.base) == (("b",), 7, None)
+
+
+@pytest.mark.parametrize("reported", [("a", "b"), ("a",)])
+def test_a_copy_on_its_way_carries_the_senders_token_and_goes_on_only_where_the_sender_is_gone(
+    reported: tuple[str, ...],
+) -> None:
+    """`a` was being sent what `b` went on to write."""
+    sent = volume(epoch=7, node="a", incarnation="b.boot.1", local=True, backend="btrfs")
+    written = volume(epoch=7, node="b", incarnation="b.boot.1", local=True, backend="btrfs")
+    volumes = {"a": sent, "b": written}
+    reports = [NodeReport(node=node, volumes=(volumes[node],)) for node in reported]
+    tenure = only(plan({}, reports, "c", (), {}, "life", "now")).tenure
+    assert (tenure.node, tenure.copies) == (reported[-1], (reported[-1],))
