@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, replace
 
@@ -50,8 +50,9 @@ class Expected:
     snapshots: tuple[Snapshot, ...]
 
 
-Ask = Callable[[Sent, str], AbstractAsyncContextManager[Expected]]
-"""Asks a node to get ready to receive, and keeps it so. Raises StorageError."""
+Ask = Callable[[Sent, str, Collection[str]], AbstractAsyncContextManager[Expected]]
+"""Asks a node to get ready to receive from us, who have snapshots with these guids, and keeps it so. Raises
+StorageError."""
 
 
 class _Copy:
@@ -105,7 +106,8 @@ class _Copy:
     async def _session(self) -> None:
         sent = self._sent
         stream = Stream(sent.volume.dataset, sent.volume.uid, sent.token.epoch, "move")
-        async with self._ask(sent, self.state.to) as expected:
+        ours = {one.guid for one in await sent.backend.snapshots(sent.volume)}
+        async with self._ask(sent, self.state.to, ours) as expected:
             async with self._path.connect(stream, expected.ticket) as outgoing:
                 there = {one.guid for one in expected.snapshots}
                 while not isinstance(self.state.verdict, CutOver):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 
 from drover.agent.copying import KEPT, Expected
@@ -28,7 +28,9 @@ class Receiver:
         self._closed: set[str] = set()
         self._busy: dict[str, tuple[asyncio.Task[object], asyncio.Event]] = {}
 
-    async def expect(self, sender: str, backend: str, volume: Volume, token: Token) -> AsyncGenerator[Expected, None]:
+    async def expect(
+        self, sender: str, backend: str, volume: Volume, token: Token, theirs: Collection[str]
+    ) -> AsyncGenerator[Expected, None]:
         """Yields once, when all is ready, and then receives until the sender has finished. Raises StorageError."""
         copies = self._checked(sender, backend, volume, token)
         path = self._path()
@@ -41,7 +43,7 @@ class Receiver:
         assert task is not None
         self._busy[volume.dataset] = (task, ended)
         try:
-            there = await copies.expect(volume, token)
+            there = await copies.expect(volume, token, theirs)
             stream = Stream(volume.dataset, volume.uid, token.epoch, "move")
             async with path.expect(stream, sender) as incoming:
                 yield Expected(incoming.ticket, tuple(there))

@@ -144,10 +144,10 @@ class _Kept:
         async with self._slots(node):
             sent = self._sent()
             now = await self._fresh(sent)
-            async with self._means.ask(sent, node) as expected:
+            here = await sent.backend.snapshots(sent.volume)
+            async with self._means.ask(sent, node, {one.guid for one in here}) as expected:
                 there = {one.guid for one in expected.snapshots}
                 if now.snapshot.guid not in there:
-                    here = await sent.backend.snapshots(sent.volume)
                     parent = next((one for one in reversed(here) if one.guid in there), None)
                     sending = sent.backend.send(sent.volume, now.snapshot, parent)
                     stream = Stream(sent.volume.dataset, sent.volume.uid, sent.token.epoch, "move")

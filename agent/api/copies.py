@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from typing import Any
@@ -70,7 +70,7 @@ class Copies(drover_pb2_grpc.CopiesServicer):
         """Status FAILED_PRECONDITION with the reason where this node cannot receive it now."""
         volume = Volume(request.dataset, request.uid, request.size, None, request.object)
         token = Token(request.cluster, request.uid, request.epoch, request.incarnation)
-        expecting = self._receiver.expect(request.sender, request.backend, volume, token)
+        expecting = self._receiver.expect(request.sender, request.backend, volume, token, list(request.guids))
         try:
             async for ready in expecting:
                 yield drover_pb2.Expected(
@@ -95,7 +95,7 @@ class Asking:
         self._spans = spans
 
     @asynccontextmanager
-    async def ask(self, sent: Sent, to: str) -> AsyncIterator[Expected]:
+    async def ask(self, sent: Sent, to: str, guids: Collection[str]) -> AsyncIterator[Expected]:
         """See `copying.Ask`."""
         if not (address := self._address(to)):
             raise StorageError(f"{to} is not here")
@@ -109,6 +109,7 @@ class Asking:
             epoch=sent.token.epoch,
             incarnation=sent.token.incarnation,
             sender=self._node,
+            guids=sorted(guids),
         )
         async with await channel(self._tls, address, to, self._spans) as opened:
             call = drover_pb2_grpc.CopiesStub(opened).Expect(request)

@@ -29,7 +29,7 @@ PATIENCE = 0.15
 """Seconds without any helper coming back from its job, after which a job that waits has another one started. That takes
 as long and keeps a processor busy, so many short jobs rather queue; but those that hang must hold up no other."""
 
-PRELOADED = ("drover.agent.storage.loopback_io", "drover.agent.storage.btrfs_copies")
+PRELOADED = tuple(f"drover.agent.storage.{name}" for name in ("loopback_io", "btrfs_copies", "zfs_copies"))
 
 
 class Gate(Protocol):

@@ -327,9 +327,10 @@ class LocalCopies(Backend, Protocol):
 
     def send(self, volume: Volume, snapshot: Snapshot, parent: Snapshot | None) -> Sending: ...
 
-    async def expect(self, volume: Volume, token: Token) -> Sequence[Snapshot]:
-        """At the target: get ready to receive from the holder, whose token this is, and say what is here already. What
-        is here is of that epoch afterwards: an earlier sender's `received` is refused. What came in part is removed."""
+    async def expect(self, volume: Volume, token: Token, theirs: Collection[str]) -> Sequence[Snapshot]:
+        """At the target: get ready to receive from the holder, whose token this is and who has snapshots with these
+        guids, and say what is here already that it can send on from. What is here is of that epoch afterwards: an
+        earlier sender's `received` is refused. What came in part is removed."""
         ...
 
     def receive(self, volume: Volume) -> tuple[str, ...]:

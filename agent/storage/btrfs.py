@@ -36,9 +36,10 @@ from drover.agent.storage.base import (
     Usage,
     Volume,
 )
-from drover.agent.storage.btrfs_place import UID, Place
+from drover.agent.storage.btrfs_place import Place
 from drover.agent.storage.mounts import Mount
 from drover.agent.storage.sidecar import Sidecar
+from drover.agent.storage.snapshot_names import UID
 from drover.coordinator.specs import Limits
 
 log = logging.getLogger("drover.storage")
@@ -140,7 +141,7 @@ class BtrfsBackend:
         since = ("-p", at.snapshot(parent.name)) if parent else ()
         return Sending((_program(), "send", "-q", *since, at.snapshot(snapshot.name)), parent is None)
 
-    async def expect(self, volume: Volume, token: Token) -> Sequence[Snapshot]:
+    async def expect(self, volume: Volume, token: Token, theirs: Collection[str]) -> Sequence[Snapshot]:
         arguments = {"token": asdict(token), "node": self._node, "size": volume.size}
         return [Snapshot(**one) for one in await self._run(volume, f"{_COPIES}:expect", **arguments)]
 

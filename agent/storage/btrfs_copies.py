@@ -12,7 +12,6 @@ from drover.agent.storage import btrfs_ioctl, btrfs_mounts
 from drover.agent.storage.base import Busy, Damaged, NotFound, Superseded, Token, check_token
 from drover.agent.storage.btrfs_io import ensure_live, limit_size
 from drover.agent.storage.btrfs_place import (
-    END,
     Place,
     being_read,
     diverged,
@@ -25,6 +24,7 @@ from drover.agent.storage.btrfs_place import (
     subvolumes,
 )
 from drover.agent.storage.sidecar import Sidecar, sync_directory
+from drover.agent.storage.snapshot_names import END
 
 
 def materialise(

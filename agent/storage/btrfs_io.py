@@ -11,7 +11,6 @@ from typing import Any
 from drover.agent.storage import btrfs_ioctl, btrfs_mounts, mounts, sidecar
 from drover.agent.storage.base import Busy, NotBlank, StorageError, Superseded, Token, check_token
 from drover.agent.storage.btrfs_place import (
-    END,
     Place,
     make_directories,
     missing,
@@ -22,6 +21,7 @@ from drover.agent.storage.btrfs_place import (
     unknown,
 )
 from drover.agent.storage.sidecar import Sidecar
+from drover.agent.storage.snapshot_names import END
 from drover.coordinator.sizes import format_size
 
 

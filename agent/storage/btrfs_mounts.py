@@ -10,9 +10,10 @@ import os
 from contextlib import suppress
 
 from drover.agent.storage import mounts
-from drover.agent.storage.btrfs_place import UID, Place
+from drover.agent.storage.btrfs_place import Place
 from drover.agent.storage.loopdev import until
 from drover.agent.storage.mounts import Mount
+from drover.agent.storage.snapshot_names import UID
 
 PATIENCE = 0.5
 """Seconds that something which is busy may take to become free: a process that was just killed still closes files."""

@@ -23,17 +23,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from drover.agent.storage import btrfs_ioctl
+from drover.agent.storage import btrfs_ioctl, snapshot_names
 from drover.agent.storage.base import Diverged, Foreign, NoRoom, NotFound, Snapshot, StorageError
 from drover.agent.storage.btrfs_ioctl import Subvolume
 from drover.agent.storage.sidecar import Sidecar
+from drover.agent.storage.snapshot_names import is_name, order
 from drover.coordinator.sizes import format_size
 
-END = ".end"
 _DATA = "data"
-UID = re.compile(r"[0-9a-f]{4,64}")
 _DIVERGED = re.compile(r"diverged-(\d+)(-\d+)?")
-_NAME = re.compile(r"(\d{6,})\.(\d{6})(\.end)?")
 
 
 @dataclass(frozen=True)
@@ -124,17 +122,10 @@ def diverged(at: Place) -> list[Diverged]:
     return sorted(found, key=lambda one: (one.epoch, one.path))
 
 
-def order(name: str) -> tuple[int, int]:
-    """Of a snapshot's name: epoch and sequence. Raises ValueError where it is none."""
-    if (found := _NAME.fullmatch(name)) is None:
-        raise ValueError(f"{name!r} is no snapshot's name")
-    return int(found[1]), int(found[2])
-
-
 def subvolumes(at: Place) -> list[tuple[str, Subvolume]]:
     """The read-only snapshots that are whole, oldest first, by name."""
     try:
-        names = [name for name in os.listdir(at.snapshots) if _NAME.fullmatch(name)]
+        names = [name for name in os.listdir(at.snapshots) if is_name(name)]
     except FileNotFoundError:
         return []
     found = []
@@ -150,9 +141,7 @@ def snapshots(at: Place) -> list[Snapshot]:
 
 
 def next_name(at: Place, epoch: int) -> str:
-    taken = [order(name) for name in os.listdir(at.snapshots) if _NAME.fullmatch(name)]
-    sequence = max((number for its, number in taken if its == epoch), default=0) + 1
-    return f"{epoch:06d}.{sequence:06d}"
+    return snapshot_names.next_name(os.listdir(at.snapshots), epoch)
 
 
 def make_directories(at: Place) -> None:

@@ -55,7 +55,8 @@ async def carry(
 ) -> bool:
     """Sends a snapshot, as far as `most` bytes. checked: the target looks at it, as it has to. Returns whether an
     increment was enough. Raises what the target says of it."""
-    there = list(await copies(target).expect(volume, token))
+    ours = {one.guid for one in await copies(source).snapshots(volume)}
+    there = list(await copies(target).expect(volume, token, ours))
     parent = common([one for one in await copies(source).snapshots(volume) if one != snapshot], there)
     sending = copies(source).send(volume, snapshot, parent)
     stream = await asyncio.to_thread(subprocess.run, sending.command, capture_output=True, check=True, timeout=60)
@@ -185,7 +186,7 @@ class CopiesContract(Common):
 
     async def test_without_its_base_there_is_no_working_copy(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
-        await copies(nodes.b).expect(volume, token)
+        await copies(nodes.b).expect(volume, token, ())
         with pytest.raises(NotFound):
             await copies(nodes.b).materialise(volume, newer(token), "no such", 1)
         with pytest.raises(StorageError):
@@ -196,11 +197,11 @@ class CopiesContract(Common):
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
         taken = await copies(nodes.a).snapshot(volume, token)
-        await copies(nodes.b).expect(volume, newer(token))
+        await copies(nodes.b).expect(volume, newer(token), ())
         with pytest.raises(Superseded):
             await carry(nodes.a, nodes.b, volume, token, taken)
         for verb in (
-            lambda: copies(nodes.b).expect(volume, token),
+            lambda: copies(nodes.b).expect(volume, token, ()),
             lambda: nodes.b.backend.destroy(volume, token),
             lambda: copies(nodes.b).materialise(volume, token, None, 0),
         ):
@@ -214,7 +215,7 @@ class CopiesContract(Common):
             lambda: nodes.a.publish(volume, theirs),
             lambda: nodes.a.backend.create(volume, theirs),
             lambda: nodes.a.backend.destroy(volume, theirs),
-            lambda: copies(nodes.a).expect(volume, theirs),
+            lambda: copies(nodes.a).expect(volume, theirs, ()),
             lambda: copies(nodes.a).materialise(volume, theirs, None, 0),
             lambda: copies(nodes.a).snapshot(volume, theirs),
         ):
@@ -225,7 +226,7 @@ class CopiesContract(Common):
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
         with pytest.raises(Busy):
-            await copies(nodes.a).expect(volume, newer(token))
+            await copies(nodes.a).expect(volume, newer(token), ())
         (nodes.a.path(volume) / "still").write_text("writable")
 
     async def test_what_a_later_epoch_left_behind_is_set_aside_told_and_goes_only_when_it_is_discarded(
@@ -335,7 +336,7 @@ class CopiesContract(Common):
         await killed(a, lambda: a.backend.unpublish(volume))
         await killed(a, lambda: copies(a).seal(volume, token))
         last = await copies(a).seal(volume, token)
-        await killed(b, lambda: copies(b).expect(volume, token))
+        await killed(b, lambda: copies(b).expect(volume, token, ()))
         await carry(a, b, volume, token, last)
         following = newer(token)
         await killed(b, lambda: copies(b).materialise(volume, following, last.guid, 1))
@@ -394,7 +395,7 @@ class CopiesContract(Common):
             lambda: nodes.a.publish(volume, token),
             lambda: nodes.a.backend.destroy(volume, token),
             lambda: copies(nodes.a).seal(volume, token),
-            lambda: copies(nodes.b).expect(volume, token),
+            lambda: copies(nodes.b).expect(volume, token, ()),
         ):
             with pytest.raises(GateClosed):
                 await verb()

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from drover.agent.storage.base import Capacity, StorageError, Usage
 
-MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_NOATIME, MS_BIND, MS_PRIVATE = 2, 4, 32, 1024, 4096, 1 << 18
+MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_NOATIME, MS_BIND = 2, 4, 32, 1024, 4096
+MS_PRIVATE, MS_SHARED = 1 << 18, 1 << 20
 MNT_DETACH = 2
 
 _CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
@@ -101,13 +102,16 @@ def leads_to(path: str, mount: Mount) -> bool:
 
 
 def elsewhere(device: str) -> list[tuple[int, Mount]]:
-    """Mounts of a device in the other mount namespaces that are visible here, each with one process of that namespace.
-    A table a namespace: 0.1 ms each."""
-    found = []
+    """As `all_elsewhere`, of one device."""
+    return [(pid, mount) for pid, mount in all_elsewhere() if mount.device == device]
+
+
+def all_elsewhere() -> Iterator[tuple[int, Mount]]:
+    """Mounts in the other mount namespaces that are visible here, each with one process of that namespace. A table a
+    namespace: 0.1 ms each."""
     for pid in _namespaces():
         with suppress(OSError):
-            found += [(pid, mount) for mount in table(pid) if mount.device == device]
-    return found
+            yield from [(pid, mount) for mount in table(pid)]
 
 
 def same_root(pid: int) -> bool:

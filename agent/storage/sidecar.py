@@ -37,17 +37,28 @@ class Sidecar:
         """None: there is none. Raises Damaged where it cannot be understood, OSError."""
         try:
             with open(path, "rb") as file:
-                stored = json.load(file)
-            if stored["format"] != FORMAT:
-                raise Damaged(f"{path} has format {stored['format']}: a newer Drover wrote it; update this node")
-            return cls(**{field.name: stored[field.name] for field in fields(cls)})
+                text = file.read()
         except FileNotFoundError:
             return None
+        return cls.parse(text, path)
+
+    @classmethod
+    def parse(cls, text: bytes | str, where: str) -> Self:
+        """where: it stands, in words. Raises Damaged."""
+        try:
+            stored = json.loads(text)
+            if stored["format"] != FORMAT:
+                raise Damaged(f"{where} has format {stored['format']}: a newer Drover wrote it; update this node")
+            return cls(**{field.name: stored[field.name] for field in fields(cls)})
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(
-                f"{path} cannot be read as a volume's record ({error!r}), so nobody can tell who may write the "
-                "image beside it; nothing was touched: put the file back from a backup"
+                f"{where} cannot be read as a volume's record ({error!r}), so nobody can tell who may write the "
+                "data beside it; nothing was touched: put it back from a backup"
             ) from error
+
+    def text(self) -> str:
+        """On one line."""
+        return json.dumps(asdict(self), separators=(",", ":"))
 
     def write(self, path: str) -> None:
         """Durable when it returns, and whole at any time. Leaves nothing else behind. Raises OSError."""

@@ -509,6 +509,7 @@ class ExpectRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     SENDER_FIELD_NUMBER: _builtins.int
+    GUIDS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     dataset: _builtins.str
     uid: _builtins.str
@@ -520,6 +521,10 @@ class ExpectRequest(_message.Message):
     """The sender's fencing token: the epoch and incarnation in which it holds the dataset."""
     incarnation: _builtins.str
     sender: _builtins.str
+    @_builtins.property
+    def guids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of the snapshots that the sender has."""
+
     def __init__(
         self,
         *,
@@ -532,10 +537,11 @@ class ExpectRequest(_message.Message):
         epoch: _builtins.int = ...,
         incarnation: _builtins.str = ...,
         sender: _builtins.str = ...,
+        guids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "cluster", b"cluster", "dataset", b"dataset", "epoch", b"epoch", "incarnation", b"incarnation", "object", b"object", "sender", b"sender", "size", b"size", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "cluster", b"cluster", "dataset", b"dataset", "epoch", b"epoch", "guids", b"guids", "incarnation", b"incarnation", "object", b"object", "sender", b"sender", "size", b"size", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
