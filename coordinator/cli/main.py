@@ -29,6 +29,10 @@ _HERE = "drover.coordinator.cli"
 
 VERBS = {
     "create": Verb("Declare a dataset.", f"{_HERE}.create:create"),
+    "apply": Verb(
+        "Make the services and volumes of a Compose file run as it says: workloads and datasets.",
+        f"{_HERE}.apply:apply",
+    ),
     "ls": Verb("List all datasets: where each is, and why it is not where or as it should be.", f"{_HERE}.ls:ls"),
     "show": Verb(
         "Show one dataset: where it is and why, what its spec means, what comes next, its last epochs.",

@@ -69,6 +69,21 @@ async def ask(store: Store, keys: Keys, request: Request) -> Asked:
     )
 
 
+async def _first_of(store: Store, keys: Keys, workload: str) -> str:
+    """The dataset that the others of a workload follow: they live together. Raises NotPossible, StoreError."""
+    picture = await take(store, keys)
+    found = picture.workloads.get(workload)
+    if found is None:
+        known = output.listing(sorted(picture.workloads))
+        raise NotPossible(
+            f"there is no workload {output.plain(workload)!r}",
+            output.near(workload, picture.workloads, f"There are: {known}."),
+        )
+    if found.spec is None:
+        raise NotPossible(f"the workload {workload} cannot be used: {found.invalid}", "Put a good one first.")
+    return found.spec.datasets[0]
+
+
 def _backend(dataset: Dataset) -> str:
     """Raises NotPossible where nobody can know it."""
     if dataset.tenure is not None and dataset.tenure.state is not State.DESTROYED:
@@ -164,6 +179,10 @@ def move(
     dry: Annotated[
         bool, typer.Option("--dry-run", help="Only say whether it can be, what is stopped, and the likely gap.")
     ] = False,
+    workload: Annotated[
+        bool,
+        typer.Option("--workload", help="DATASET is a workload: all its datasets move, in one transaction."),
+    ] = False,
     cancel_: Annotated[bool, typer.Option("--cancel", help="Call off a move that has not happened yet.")] = False,
     endpoints: options.Endpoints = options.DEFAULT_ENDPOINTS,
     prefix: options.Prefix = DEFAULT_PREFIX,
@@ -178,6 +197,8 @@ def move(
         raise Usage(
             "say either where it should be, or --cancel", "Help: drover move --help. Nodes: drover nodes", outcome=""
         )
+    if workload:
+        name = run(where, partial(_first_of, workload=name))
     if cancel_:
         tell(run(where, partial(cancel, name=name)), as_json)
         return

@@ -253,3 +253,21 @@ class DoctorJson(TypedDict):
     failing: Annotated[bool, "whether anything is; the exit code is 1 then"]
     node: Annotated[str | None, "the node that was examined; null: this machine is none"]
     findings: Annotated[list[FindingJson], "the worst first"]
+
+
+class DifferenceJson(TypedDict):
+    """One key that `drover apply` changes"""
+
+    kind: Annotated[str, "`dataset` or `workload`"]
+    name: str
+    old: Annotated[dict[str, Any] | None, "as it stands in etcd; null: it is new"]
+    new: Annotated[dict[str, Any] | None, "as it is to stand there; null: it goes"]
+    node: Annotated[str | None, "where a new dataset begins"]
+
+
+class ApplyJson(TypedDict):
+    """`drover apply --json`"""
+
+    changed: Annotated[bool, "false: nothing was to be done, or --dry-run"]
+    differences: list[DifferenceJson]
+    warnings: list[str]
