@@ -34,7 +34,7 @@ SERVICE = (
     *("read_only", "tmpfs", "privileged", "cap_add", "cap_drop", "volumes"),
 )
 """What a container is made of; `container_name` says its workload's name."""
-DATASET = ("backend", "size", "fs", "failover", "fencing", "group", "reclaim", "max_cutover")
+DATASET = tuple(field for field in DatasetSpec.model_fields if field != "labels")
 
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|\{(?P<braced>[^}]*)\}|(?P<named>[A-Za-z_]\w*))")
 _BRACED = re.compile(r"(?P<name>[A-Za-z_]\w*)(?:(?P<how>:?-)(?P<default>.*))?", re.DOTALL)

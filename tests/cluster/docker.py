@@ -20,6 +20,8 @@ class Engines(Playground):
     def __init__(self, directory: Path, nodes: int = 2) -> None:
         super().__init__(directory, nodes=nodes, docker=True)
         self._number = 0
+        self.newest = ""
+        """The dataset that was made last."""
 
     def docker(self, node: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """It has as long as a Mount may take, and a little more."""
@@ -57,11 +59,11 @@ class Engines(Playground):
         self.docker(node, "volume", "create", "-d", "drover", *options, name)
         return name
 
-    def dataset(self, node: str) -> str:
+    def dataset(self, node: str, size: str = "64MiB") -> str:
         """A new one, which nobody uses yet; its node has been asked for."""
         self._number += 1
-        name = f"data-{self._number}"
-        spec = {"backend": "loopback", "size": "64MiB", "fs": "ext4", "failover": "any", "fencing": "cooperative"}
+        self.newest = name = f"data-{self._number}"
+        spec = {"backend": "loopback", "size": size, "fs": "ext4", "failover": "any", "fencing": "cooperative"}
         self.etcdctl("put", f"/drover/datasets/{name}", json.dumps(spec))
         self.etcdctl("put", f"/drover/desired/{name}", node)
         return name
