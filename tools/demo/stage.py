@@ -78,9 +78,10 @@ class Stage:
         directory.mkdir(mode=0o700)
         return cls(directory)
 
-    def up(self) -> None:
-        """Raises DemoFailed."""
-        self.show("drover", "playground", "up", str(self.directory), "--nodes", "3", "--etcd", "3")
+    def up(self, docker: bool) -> None:
+        """docker: with an engine on every node. Raises DemoFailed."""
+        options = ["--docker"] if docker else []
+        self.show("drover", "playground", "up", str(self.directory), "--nodes", "3", "--etcd", "3", *options)
         typed(f'eval "$(drover playground env {self.directory})"')
         self._environment |= json.loads(self.run("drover", "playground", "env", str(self.directory), "--json"))
 

@@ -16,6 +16,7 @@ from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.record import Record
 from drover.coordinator.records import Heartbeat, HistoryEntry, Phase, Status, Tenure
 from drover.coordinator.timings import Timings
+from tools.demo import container
 from tools.demo.client import Client
 from tools.demo.evidence import Ack, Epoch, Note, gap, losses, runs, two_writers, unanswered
 from tools.demo.stage import DemoFailed, Stage
@@ -43,7 +44,7 @@ R = TypeVar("R", bound=Record)
 def tell(stage: Stage) -> None:
     """Raises DemoFailed."""
     title("A cluster on this computer: three nodes and three etcd members, each a machine of its own")
-    stage.up()
+    stage.up(docker=not container.missing())
     shown(stage.show("drover", "nodes"))
     with Client(Layout.of(stage.directory).settings().uplink_address) as client:
         _begin(stage, client)
@@ -51,6 +52,7 @@ def tell(stage: Stage) -> None:
         heir = _lose_power(stage, client)
         _come_back(stage, client, heir)
         _prove(stage, client, heir)
+    container.tell(stage)
 
 
 def _begin(stage: Stage, client: Client) -> None:
