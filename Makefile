@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-all chaos model unit sim lint proto bench-move bench-btrfs bench-transfer bench-failover bench-heartbeats bench-idle bench-scrape clean
+.PHONY: setup demo test test-all chaos model unit sim lint proto bench-container bench-move bench-btrfs bench-transfer bench-failover bench-heartbeats bench-idle bench-scrape clean
 
 setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
@@ -37,6 +37,7 @@ lint: setup
 	$(BIN)/mypy -p drover -p tests -p bench -p tools
 	$(BIN)/lint-imports --no-cache
 proto: setup ; tools/proto
+bench-container: setup ; $(BIN)/python -m bench.container
 bench-move: setup ; $(BIN)/python -m bench.move
 bench-btrfs: setup ; $(BIN)/python -m bench.btrfs
 bench-transfer: setup ; $(BIN)/python -m bench.transfer

@@ -33,6 +33,13 @@ VERBS = {
         "Make the services and volumes of a Compose file run as it says: workloads and datasets.",
         f"{_HERE}.apply:apply",
     ),
+    "adopt": Verb(
+        "Turn a running container of this node, with its volumes, into a workload that moves with its datasets.",
+        f"{_HERE}.adopt:adopt",
+    ),
+    "import": Verb(
+        "Make a dataset of a directory of this node, with all that is in it. Run it there.", f"{_HERE}.import_:import_"
+    ),
     "ls": Verb("List all datasets: where each is, and why it is not where or as it should be.", f"{_HERE}.ls:ls"),
     "show": Verb(
         "Show one dataset: where it is and why, what its spec means, what comes next, its last epochs.",

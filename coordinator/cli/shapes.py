@@ -271,3 +271,22 @@ class ApplyJson(TypedDict):
     changed: Annotated[bool, "false: nothing was to be done, or --dry-run"]
     differences: list[DifferenceJson]
     warnings: list[str]
+
+
+class ImportJson(TypedDict):
+    """`drover import --json`"""
+
+    dataset: str
+    node: str
+    path: Annotated[str, "where it is mounted"]
+    bytes: Annotated[int, "that are in it, on the disk"]
+
+
+class AdoptJson(TypedDict):
+    """`drover adopt --json`"""
+
+    workload: str
+    node: str
+    datasets: list[str]
+    gap_ms: Annotated[int, "from before the old container's stop until the new one was up"]
+    kept: Annotated[str, "the old container's new name"]

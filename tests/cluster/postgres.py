@@ -121,8 +121,8 @@ class Client:
     It knows nothing of moves: what is not answered it sends again. acknowledged: what the server has committed.
     """
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self._where = f"host={','.join(addresses)} port={PORT} user=postgres dbname=postgres connect_timeout=2"
+    def __init__(self, addresses: Sequence[str], port: int = PORT) -> None:
+        self._where = f"host={','.join(addresses)} port={port} user=postgres dbname=postgres connect_timeout=2"
         self.acknowledged: list[tuple[int, float]] = []
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
