@@ -4,7 +4,7 @@ at any moment; a round that has ended well may be damaged all the same, until it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -208,7 +208,7 @@ class SimPath:
 
 
 @asynccontextmanager
-async def _ask(machine: Machine, sent: Sending, to: str) -> AsyncIterator[Expected]:
+async def _ask(machine: Machine, sent: Sending, to: str, ours: Collection[str]) -> AsyncIterator[Expected]:
     """As `api.copies` does over gRPC."""
     world = machine.world
     await asyncio.sleep(world.rng.uniform(0.001, 0.01))
@@ -216,7 +216,7 @@ async def _ask(machine: Machine, sent: Sending, to: str) -> AsyncIterator[Expect
     if target is None or target.agent is None or target.agent_process is None or not world.linked(machine, target):
         raise StorageError(f"{to} is not here")
     ready: asyncio.Future[Expected] = world.loop.create_future()
-    expecting = target.agent.receiver.expect(machine.name, sent.backend.name, sent.volume, sent.token)
+    expecting = target.agent.receiver.expect(machine.name, sent.backend.name, sent.volume, sent.token, ours)
 
     async def serve() -> None:
         try:
@@ -242,4 +242,4 @@ async def _ask(machine: Machine, sent: Sending, to: str) -> AsyncIterator[Expect
 
 def copier(machine: Machine, path: Any, changed: Callable[[str], None], progressed: Callable[[], None]) -> Copier:
     """The real one, over this network."""
-    return Copier(lambda sent, to: _ask(machine, sent, to), path, changed, progressed)
+    return Copier(lambda sent, to, ours: _ask(machine, sent, to, ours), path, changed, progressed)
