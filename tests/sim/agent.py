@@ -131,7 +131,8 @@ class SimAgent(Agent):
         copies = SimCopies(machine, guard)
         self._backends = {**{name: SimBackend(name, machine, guard) for name in (SHARED, BLOCK)}, LOCAL: copies}
         self._data_path = SimPath(machine, copies)  # type: ignore[assignment]
-        self.receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
+        self.receiver = self._receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
+        self._preparer = None
         self._runtime = SimRuntime(machine, guard)
         self._runtimes = {"process": self._runtime}
 

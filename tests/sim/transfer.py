@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from drover.agent.copying import Copier, Expected
+from drover.agent.copying import Ask, Expected
 from drover.agent.copying import Sent as Sending
 from drover.agent.storage.base import Damaged, HelperDied, StorageError, Volume
 from drover.agent.transfer.base import Check, Received, Sent, Stream, Ticket
@@ -240,6 +240,6 @@ async def _ask(machine: Machine, sent: Sending, to: str, ours: Collection[str]) 
         serving.cancel()
 
 
-def copier(machine: Machine, path: Any, changed: Callable[[str], None], progressed: Callable[[], None]) -> Copier:
-    """The real one, over this network."""
-    return Copier(lambda sent, to, ours: _ask(machine, sent, to, ours), path, changed, progressed)
+def asking(machine: Machine) -> Ask:
+    """Other nodes' agents, over this network."""
+    return lambda sent, to, ours: _ask(machine, sent, to, ours)

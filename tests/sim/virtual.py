@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 from drover.agent import app, copying, describe, execute, leave, local, reporter, testify, worker
-from drover.agent.copying import Copier
+from drover.agent.copying import Ask
 from drover.coordinator import depart, etcd, etcd_members, member, mirror, observers
 from drover.coordinator.cli import recover
 from drover.coordinator.protocol.clock import Instant
@@ -24,7 +23,7 @@ from drover.coordinator.txn import Txn
 from tests.sim.loop import VirtualLoop
 from tests.sim.machine import MemoryPage, here
 from tests.sim.network import SimMember
-from tests.sim.transfer import copier
+from tests.sim.transfer import asking
 from tests.sim.world import BEGINNING
 
 AUDIT = 20.0
@@ -104,8 +103,8 @@ def _as_it_is(txn: Txn) -> Txn:
     return txn
 
 
-def _copier_of(settings: object, member: object, path: object, changed: Any, progressed: Any) -> Copier:
-    return copier(here(), path, changed, progressed)
+def _asking(settings: object, member: object, spans: object) -> Ask:
+    return asking(here())
 
 
 def _page(path: Path) -> MemoryPage:
@@ -122,7 +121,7 @@ def virtual() -> Iterator[Chance]:
     with ExitStack() as stack:
         for module in (mirror, worker, execute, copying):
             stack.enter_context(patch.object(module, "time", _Time))
-        stack.enter_context(patch.object(app, "copier_of", _copier_of))
+        stack.enter_context(patch.object(app, "asking", _asking))
         stack.enter_context(patch.object(app, "read_clock", _read_clock))
         made = member.Member.__init__
         stack.enter_context(patch.object(made, "__defaults__", (_read_clock, *(made.__defaults__ or ())[1:])))

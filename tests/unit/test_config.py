@@ -334,4 +334,6 @@ def test_the_example_shows_every_key_with_its_default() -> None:
         else:
             assert f"{path[-1]} = " in EXAMPLE.read_text()
     del shown["node"], shown["tls"], shown["etcd"]["tls"], shown["etcd"]["password_file"]
+    backends = shown.pop("backends")
     assert Settings(node="a", **shown).model_dump() == Settings(node="a").model_dump()
+    assert set(Settings(node="a", backends=backends).backends) >= {"loopback", "btrfs", "zfs"}
