@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 from drover.agent.copying import KEPT, Ask, Sent
 from drover.agent.local import volume_of
-from drover.agent.storage.base import Backend, LocalCopies, Snapshot, StorageError, Token
+from drover.agent.storage.base import Backend, LocalCopies, Snapshot, StorageError, TellsChanges, Token
 from drover.agent.transfer.base import DataPath, Stream
 from drover.coordinator.member import Member
 from drover.coordinator.protocol import standbys
@@ -36,8 +36,12 @@ _AT_ONCE = 2
 """Copies that are sent to one node at the same time."""
 REPLACED_AFTER = 600.0
 """Seconds without success after which another node is chosen, if there is one."""
-_LOOK = 30.0
-"""Seconds between two looks whether a standby is to be replaced."""
+_ASKED_AGAIN = 600.0
+"""Seconds after which a standby is asked whether it has what it had, though nothing has changed."""
+_POLL = 0.5
+"""Seconds between two looks how much has changed, at least."""
+_LOOK = 10.0
+"""Seconds between two looks whether a standby is to be replaced, and how often it is to be sent something."""
 _TRIES, _PAUSE = 5, 0.2
 """How often an acknowledgement that etcd refuses is written again: what it compares may have changed just then."""
 
@@ -73,6 +77,8 @@ class _Kept:
         self._failing: dict[str, float] = {}
         """By node: since when it could not be kept up (CLOCK_MONOTONIC)."""
         self._trouble: dict[str, str] = {}
+        self._asked: dict[str, float] = {}
+        """By node: when it has said what it has (CLOCK_MONOTONIC)."""
         d = self._dataset
         assert d.tenure is not None
         self.epoch = d.tenure.epoch
@@ -131,38 +137,47 @@ class _Kept:
                 pause = min(2 * pause, _LONGEST)
                 continue
             pause = _FIRST
-            spec = self._dataset.spec
-            every = (
-                spec.replicate_every
-                if isinstance(spec, DatasetSpec)
-                else DatasetSpec.model_fields["replicate_every"].default
-            )
-            await asyncio.sleep(max(0.0, taken + every - time.clock_gettime(time.CLOCK_BOOTTIME)))
+            await self._until_due(taken)
 
     async def _round(self, node: str) -> float:
         """Sends what it has not; when that was taken. Raises StorageError, StoreError, NotLive."""
         async with self._slots(node):
             sent = self._sent()
             now = await self._fresh(sent)
-            here = await sent.backend.snapshots(sent.volume)
-            async with self._means.ask(sent, node, {one.guid for one in here}) as expected:
-                there = {one.guid for one in expected.snapshots}
-                if now.snapshot.guid not in there:
-                    parent = next((one for one in reversed(here) if one.guid in there), None)
-                    sending = sent.backend.send(sent.volume, now.snapshot, parent)
-                    stream = Stream(sent.volume.dataset, sent.volume.uid, sent.token.epoch, "move")
-                    async with self._means.path.connect(stream, expected.ticket) as outgoing:
-                        done = await outgoing.send(sending.command, asdict(now.snapshot), deterministic=True)
-                    what = "all of it" if sending.full else "the difference"
-                    log.info(
-                        "%s to standby %s: %s, %d bytes in %.3f s", self._name, node, what, done.bytes, done.seconds
-                    )
+            if not self._has(node, now.snapshot):
+                await self._send(sent, node, now.snapshot)
+                self._asked[node] = time.monotonic()
         self._nodes[node] = Copy(guid=now.snapshot.guid, name=now.snapshot.name, taken=now.taken, at=now.at)
         self._failing.pop(node, None)
         self._trouble.pop(node, None)
         await self._write()
         await self._prune(sent)
         return now.taken
+
+    def _has(self, node: str, snapshot: Snapshot) -> bool:
+        """As far as it has said not long ago."""
+        known, asked = self._nodes.get(node), self._asked.get(node)
+        return (
+            known is not None
+            and known.guid == snapshot.guid
+            and asked is not None
+            and time.monotonic() < asked + _ASKED_AGAIN
+        )
+
+    async def _send(self, sent: Sent, node: str, snapshot: Snapshot) -> None:
+        """What it has not of this; that it has it is asked in any case. Raises StorageError."""
+        here = await sent.backend.snapshots(sent.volume)
+        async with self._means.ask(sent, node, {one.guid for one in here}) as expected:
+            there = {one.guid for one in expected.snapshots}
+            if snapshot.guid in there:
+                return
+            parent = next((one for one in reversed(here) if one.guid in there), None)
+            sending = sent.backend.send(sent.volume, snapshot, parent)
+            stream = Stream(sent.volume.dataset, sent.volume.uid, sent.token.epoch, "move")
+            async with self._means.path.connect(stream, expected.ticket) as outgoing:
+                done = await outgoing.send(sending.command, asdict(snapshot), deterministic=True)
+        what = "all of it" if sending.full else "the difference"
+        log.info("%s to standby %s: %s, %d bytes in %.3f s", self._name, node, what, done.bytes, done.seconds)
 
     def _sent(self) -> Sent:
         """Raises StorageError where this node does not have it any more."""
@@ -179,10 +194,39 @@ class _Kept:
         async with self._taking:
             spec, now = self._dataset.spec, time.clock_gettime(time.CLOCK_BOOTTIME)
             every = spec.replicate_every if isinstance(spec, DatasetSpec) else 0.0
-            if self._newest is None or now - self._newest.taken > every / 2:
-                at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-                self._newest = _Taken(await sent.backend.snapshot(sent.volume, sent.token), now, at)
-            return self._newest
+            newest, at = self._newest, datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+            if newest is None or (now - newest.taken > every / 2 and await self._changed_since(newest, sent) != 0):
+                newest = _Taken(await sent.backend.snapshot(sent.volume, sent.token), now, at)
+            elif now - newest.taken > every / 2:
+                newest = _Taken(newest.snapshot, now, at)
+            self._newest = newest
+            return newest
+
+    async def _changed_since(self, newest: _Taken, sent: Sent) -> int | None:
+        """Bytes; None: not known. Raises StorageError."""
+        if not isinstance(sent.backend, TellsChanges):
+            return None
+        return await sent.backend.changed(sent.volume, newest.snapshot)
+
+    async def _until_due(self, taken: float) -> None:
+        """Until the next snapshot is to be sent: some time after the last was taken, or when much has changed."""
+        while True:
+            spec, now = self._dataset.spec, time.clock_gettime(time.CLOCK_BOOTTIME)
+            if not isinstance(spec, DatasetSpec) or (left := taken + spec.replicate_every - now) <= 0:
+                return
+            much = spec.replicate_after
+            await asyncio.sleep(min(left, _LOOK if much is None else max(_POLL, spec.replicate_every / 20)))
+            if much is not None and await self._changed_by(much):
+                self._newest = None
+                return
+
+    async def _changed_by(self, much: int) -> bool:
+        """Whether so many bytes, as far as that is counted."""
+        if self._newest is None:
+            return False
+        with suppress(StorageError):  # the next round tells
+            return ((await self._changed_since(self._newest, self._sent())) or 0) >= much
+        return False
 
     async def _prune(self, sent: Sent) -> None:
         """What any standby has stays: the next difference begins there."""

@@ -43,6 +43,8 @@ class DatasetSpec(UserRecord):
     """Local copies: so many other nodes keep one, besides the node that has the dataset."""
     replicate_every: Annotated[float, Field(ge=1, le=7 * 86400)] = 60.0
     """Seconds between two snapshots that are sent to them."""
+    replicate_after: Size | None = None
+    """One is sent earlier when so many bytes have changed, where the back end counts them."""
     max_data_loss: Annotated[float, Field(ge=0, le=365 * 86400)] = 0.0
     """Local copies: seconds of writing that may be lost when the node has died and `failover` lets another one go on
     from its copy. 0: none, so that this needs a person each time."""

@@ -374,6 +374,16 @@ class LocalCopies(Backend, Protocol):
         ...
 
 
+@runtime_checkable
+class TellsChanges(Protocol):
+    """What a back end with local copies may tell besides, so that nothing is sent for nothing."""
+
+    async def changed(self, volume: Volume, snapshot: Snapshot) -> int | None:
+        """Bytes that a power cut now would leave in the working copy and that are not in its newest snapshot, which
+        this is; 0: nothing has changed. None: it is not known how many. Raises StorageError."""
+        ...
+
+
 class Factory(Protocol):
     """What the entry point group `drover.storage` names. settings: the table [backends.<name>] of the node's settings;
     unknown or wrong keys raise ValueError with one line that names the key."""

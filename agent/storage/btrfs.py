@@ -127,6 +127,9 @@ class BtrfsBackend:
     async def snapshots(self, volume: Volume) -> Sequence[Snapshot]:
         return await asyncio.to_thread(btrfs_place.snapshots, self._place(volume))
 
+    async def changed(self, volume: Volume, snapshot: Snapshot) -> int | None:
+        return await asyncio.to_thread(btrfs_place.changed, self._place(volume), snapshot.name)
+
     async def presync(self, volume: Volume) -> None:
         await self._run(volume, f"{_COPIES}:presync")
 

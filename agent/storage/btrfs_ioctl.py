@@ -26,8 +26,8 @@ _READ_ONLY = 2
 _ROOT_READ_ONLY = 1
 _FIRST_INODE = 256
 """The inode of a subvolume's root directory."""
-_INFO_SIZE, _GENERATION, _UUID = 504, 280, 296
-"""Bytes of btrfs_ioctl_get_subvol_info_args, and where generation and flags, and the three UUIDs stand in it."""
+_INFO_SIZE, _GENERATION, _UUID, _CHANGED = 504, 280, 296, 344
+"""Bytes of btrfs_ioctl_get_subvol_info_args, and where generation and flags, the UUIDs and ctransid stand in it."""
 _QUOTA_TREE, _QGROUP_INFO = 8, 242
 _LIMIT_REFERENCED = 1
 _REFERENCED, _EXCLUSIVE = 8, 24
@@ -37,7 +37,8 @@ _REFERENCED, _EXCLUSIVE = 8, 24
 @dataclass(frozen=True)
 class Subvolume:
     """guid: the same on every node that has it: that of the snapshot it was received from, else its own UUID.
-    received: it came here whole; of a writable one never true. parent: UUID of what it is a snapshot of."""
+    received: it came here whole; of a writable one never true. parent: UUID of what it is a snapshot of. changed:
+    number of the transaction that last changed what is in it: making a snapshot of it does not, fsync in it does."""
 
     id: int
     uuid: str
@@ -45,6 +46,7 @@ class Subvolume:
     received: bool
     read_only: bool
     parent: str
+    changed: int = 0
 
 
 def info(path: str) -> Subvolume | None:
@@ -58,6 +60,7 @@ def info(path: str) -> Subvolume | None:
         return None
     (number,) = struct.unpack_from("=Q", found)
     _, flags = struct.unpack_from("=QQ", found, _GENERATION)
+    (changed,) = struct.unpack_from("=Q", found, _CHANGED)
     own, parent, received = (uuid.UUID(bytes=found[at : at + 16]) for at in range(_UUID, _UUID + 48, 16))
     return Subvolume(
         id=number,
@@ -66,6 +69,7 @@ def info(path: str) -> Subvolume | None:
         received=bool(received.int),
         read_only=bool(flags & _ROOT_READ_ONLY),
         parent=str(parent),
+        changed=changed,
     )
 
 

@@ -82,6 +82,16 @@ class Place:
         return path
 
 
+def changed(at: Place, name: str) -> int | None:
+    """See `TellsChanges.changed`. A working copy that nobody has written to since its newest snapshot was last changed
+    in the same transaction as that. Raises StorageError."""
+    with room(at):
+        live, snapshot = btrfs_ioctl.info(at.live), btrfs_ioctl.info(at.snapshot(name))
+        if live is None or snapshot is None:
+            return None
+        return 0 if live.changed == snapshot.changed else btrfs_ioctl.exclusive(at.live)
+
+
 @contextmanager
 def spared(path: str) -> Iterator[None]:
     """A snapshot that is being read: a shared lock, which ends with whoever holds it. Raises NotFound."""

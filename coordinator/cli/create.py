@@ -102,6 +102,7 @@ def create(
     reclaim: options.Reclaim = None,
     replicas: options.Replicas = None,
     replicate_every: options.ReplicateEvery = None,
+    replicate_after: options.ReplicateAfter = None,
     max_data_loss: options.MaxDataLoss = None,
     on: Annotated[
         str,
@@ -121,7 +122,7 @@ def create(
     """
     where = connection(endpoints, prefix)
     spec.check_name(name, "dataset")
-    kept = (replicas, replicate_every, max_data_loss)
+    kept = (replicas, replicate_every, max_data_loss, replicate_after)
     raw = spec.typed(size, backend, fs, failover, fencing, group, label or (), reclaim, *kept)
     spec.check(raw)
     tell(run(where, lambda store, keys: declare(store, keys, Request(name, raw, on, force))), as_json)

@@ -86,3 +86,7 @@ MaxDataLoss = Annotated[
         "default: a person decides.",
     ),
 ]
+ReplicateAfter = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", show_default=False, help="Sends one earlier when so much has changed."),
+]

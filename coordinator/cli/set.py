@@ -90,8 +90,9 @@ def _differences(name: str, old: DatasetSpec, new: DatasetSpec) -> list[tuple[st
 
 
 def _shown(it: DatasetSpec, field: str) -> str:
-    if field == "size":
-        return format_size(it.size)
+    if field in ("size", "replicate_after"):
+        size = getattr(it, field)
+        return "none" if size is None else format_size(size)
     if field == "failover":
         return failover_text(it)
     if field == "labels":
@@ -120,6 +121,7 @@ def set_(
     reclaim: options.Reclaim = None,
     replicas: options.Replicas = None,
     replicate_every: options.ReplicateEvery = None,
+    replicate_after: options.ReplicateAfter = None,
     max_data_loss: options.MaxDataLoss = None,
     endpoints: options.Endpoints = options.DEFAULT_ENDPOINTS,
     prefix: options.Prefix = DEFAULT_PREFIX,
@@ -130,7 +132,7 @@ def set_(
     The back end and the file system stay as they were made. The same with etcdctl: put PREFIX/datasets/DATASET again.
     """
     where = connection(endpoints, prefix)
-    kept = (replicas, replicate_every, max_data_loss)
+    kept = (replicas, replicate_every, max_data_loss, replicate_after)
     raw = spec.typed(size, None, None, failover, fencing, group, label or (), reclaim, *kept)
     request = Request(name, raw, unlabel or (), ungroup=group == "")
     if not raw and not request.unlabel and not request.ungroup:

@@ -29,10 +29,12 @@ def typed(
     replicas: int | None = None,
     replicate_every: float | None = None,
     max_data_loss: float | None = None,
+    replicate_after: str | None = None,
 ) -> dict[str, Any]:
     """The fields that the user gave. Raises Usage."""
     given: dict[str, Any] = {"backend": backend, "size": size, "fs": fs, "fencing": fencing, "reclaim": reclaim}
     given |= {"replicas": replicas, "replicate_every": replicate_every, "max_data_loss": max_data_loss}
+    given |= {"replicate_after": replicate_after}
     raw = {field: value for field, value in given.items() if value is not None}
     if failover is not None:
         raw["failover"] = _failover(failover)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from drover.agent.storage import btrfs_ioctl, loopdev, mounts
-from drover.agent.storage.base import NoRoom, NotBlank, Runner, Volume
+from drover.agent.storage.base import NoRoom, NotBlank, Runner, TellsChanges, Volume
 from drover.agent.storage.btrfs import BtrfsBackend
 from drover.agent.storage.contract_copies import CopiesContract, carry, copies, move
 from drover.agent.storage.two_nodes import Traits, TwoNodes, two_nodes, write_synced
@@ -218,3 +218,22 @@ async def test_what_the_target_has_said_to_have_survives_a_power_cut_and_what_it
         assert (whole == [4 * MiB]) is waits
     finally:
         pools.close()
+
+
+async def test_what_has_changed_since_the_newest_snapshot_is_told_and_that_nothing_has(nodes: TwoNodes) -> None:
+    volume, token = await nodes.volume()
+    await nodes.a.publish(volume, token)
+    backend = nodes.a.backend
+    assert isinstance(backend, TellsChanges)
+    write_synced(nodes.a.path(volume) / "file", 1 << 20)
+    taken = await copies(nodes.a).snapshot(volume, token)
+    assert await backend.changed(volume, taken) == 0
+    (nodes.a.path(volume) / "file").read_bytes()
+    await copies(nodes.a).presync(volume)
+    assert await backend.changed(volume, taken) == 0
+    write_synced(nodes.a.path(volume) / "file", 2 << 20)
+    assert await backend.changed(volume, taken) != 0
+    await copies(nodes.a).presync(volume)
+    assert (await backend.changed(volume, taken) or 0) >= 2 << 20
+    again = await copies(nodes.a).snapshot(volume, token)
+    assert await backend.changed(volume, again) == 0

@@ -48,6 +48,7 @@ def test_create_takes_every_field_of_the_spec(w: World) -> None:
         *("create", "notes", "--size", "500MB", "--fs", "ext4", "--failover", "node-a,node-b", "--group", "web"),
         *("--fencing", "cooperative", "--label", "team=web", "--label", "tier=1", "--reclaim", "delete"),
         *("--replicas", "2", "--replicate-every", "10", "--max-data-loss", "30"),
+        *("--replicate-after", "64MiB"),
     )
     assert ran.code == 0
     spec = DatasetSpec.decode((w.value(KEY) or "").encode())
@@ -62,6 +63,7 @@ def test_create_takes_every_field_of_the_spec(w: World) -> None:
         reclaim="delete",
         replicas=2,
         replicate_every=10,
+        replicate_after=64 << 20,
         max_data_loss=30,
     )
     assert "goes to node-a or node-b, to nobody else" in ran.out
