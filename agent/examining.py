@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from drover.agent.storage.base import Backend, LocalCopies, NotFound, StorageError, Volume
+from drover.agent.storage.base import Backend, LocalCopies, NotFound, Readable, StorageError, Volume
 
 _AT_ONCE = 2
 """Snapshots that are read at the same time; others wait."""
@@ -60,11 +60,14 @@ class Examiner:
             if not isinstance(backend, LocalCopies):
                 continue
             snapshot = next((one for one in await backend.snapshots(volume) if one.guid == guid), None)
-            if snapshot is not None:
-                async with self._slots, backend.readable(volume, snapshot) as path:
-                    async for batch in _read(str(path)):
-                        yield batch
-                return
+            if snapshot is None:
+                continue
+            if not isinstance(backend, Readable):
+                raise StorageError(f"back end {backend.name} does not show its snapshots: they cannot be compared")
+            async with self._slots, backend.readable(volume, snapshot) as path:
+                async for batch in _read(str(path)):
+                    yield batch
+            return
         raise NotFound(f"no snapshot {guid} of {dataset} is here (any more)")
 
 

@@ -364,13 +364,18 @@ class LocalCopies(Backend, Protocol):
         Superseded."""
         ...
 
-    def readable(self, volume: Volume, snapshot: Snapshot) -> AbstractAsyncContextManager[Path]:
-        """Where what is in it can be read; meanwhile `prune` spares it. Raises NotFound."""
+    async def prune(self, volume: Volume, keep: Collection[str]) -> None:
+        """Removes snapshots but the newest, those whose guid is in `keep`, and those that are being read (`Readable`).
+        Does not wait for their room."""
         ...
 
-    async def prune(self, volume: Volume, keep: Collection[str]) -> None:
-        """Removes snapshots but the newest, those whose guid is in `keep`, and those that are being read. Does not wait
-        for their room."""
+
+@runtime_checkable
+class Readable(Protocol):
+    """A back end with local copies whose snapshots can be read in place, to be compared with other nodes'."""
+
+    def readable(self, volume: Volume, snapshot: Snapshot) -> AbstractAsyncContextManager[Path]:
+        """Where what is in it can be read; meanwhile `prune` spares it. Raises NotFound."""
         ...
 
 

@@ -9,7 +9,10 @@ import asyncio
 import os
 import signal
 import subprocess
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +25,7 @@ from drover.agent.storage.base import (
     LocalCopies,
     Mounted,
     NotFound,
+    Readable,
     Snapshot,
     StorageError,
     Superseded,
@@ -271,24 +275,6 @@ class CopiesContract(Common):
         await copies(nodes.a).prune(volume, {taken[1].guid})
         assert list(await copies(nodes.a).snapshots(volume)) == [taken[1], taken[3]]
 
-    async def test_a_snapshot_that_is_being_read_is_as_it_was_taken_and_not_pruned(self, nodes: TwoNodes) -> None:
-        volume, token = await nodes.volume()
-        await nodes.a.publish(volume, token)
-        (nodes.a.path(volume) / "file").write_text("then")
-        taken = await copies(nodes.a).snapshot(volume, token)
-        (nodes.a.path(volume) / "file").write_text("now")
-        newest = await copies(nodes.a).snapshot(volume, token)
-        async with copies(nodes.a).readable(volume, taken) as path:
-            assert (path / "file").read_text() == "then"
-            await copies(nodes.a).prune(volume, ())
-            assert list(await copies(nodes.a).snapshots(volume)) == [taken, newest]
-            assert (path / "file").read_text() == "then"
-        await copies(nodes.a).prune(volume, ())
-        assert list(await copies(nodes.a).snapshots(volume)) == [newest]
-        with pytest.raises(NotFound):
-            async with copies(nodes.a).readable(volume, taken):
-                pass
-
     async def test_every_copy_is_told_with_its_token(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
@@ -400,3 +386,30 @@ class CopiesContract(Common):
             with pytest.raises(GateClosed):
                 await verb()
         assert await nodes.a.here(volume) == Away()
+
+
+def readable(node: Node) -> Callable[[Volume, Snapshot], AbstractAsyncContextManager[Path]]:
+    assert isinstance(node.backend, Readable)
+    return node.backend.readable
+
+
+class ReadableContract:
+    """For those that are `Readable` besides. Subclasses give the fixture `nodes`."""
+
+    async def test_a_snapshot_that_is_being_read_is_as_it_was_taken_and_not_pruned(self, nodes: TwoNodes) -> None:
+        volume, token = await nodes.volume()
+        await nodes.a.publish(volume, token)
+        (nodes.a.path(volume) / "file").write_text("then")
+        taken = await copies(nodes.a).snapshot(volume, token)
+        (nodes.a.path(volume) / "file").write_text("now")
+        newest = await copies(nodes.a).snapshot(volume, token)
+        async with readable(nodes.a)(volume, taken) as path:
+            assert (path / "file").read_text() == "then"
+            await copies(nodes.a).prune(volume, ())
+            assert list(await copies(nodes.a).snapshots(volume)) == [taken, newest]
+            assert (path / "file").read_text() == "then"
+        await copies(nodes.a).prune(volume, ())
+        assert list(await copies(nodes.a).snapshots(volume)) == [newest]
+        with pytest.raises(NotFound):
+            async with readable(nodes.a)(volume, taken):
+                pass

@@ -14,7 +14,7 @@ import pytest
 from drover.agent.storage import btrfs_ioctl, loopdev, mounts
 from drover.agent.storage.base import NoRoom, NotBlank, Runner, TellsChanges, Volume
 from drover.agent.storage.btrfs import BtrfsBackend
-from drover.agent.storage.contract_copies import CopiesContract, carry, copies, move
+from drover.agent.storage.contract_copies import CopiesContract, ReadableContract, carry, copies, move
 from drover.agent.storage.two_nodes import Traits, TwoNodes, two_nodes, write_synced
 
 MiB = 1 << 20
@@ -80,7 +80,7 @@ def _subvolumes(directory: Path) -> list[Path]:
     return [path for path in found if btrfs_ioctl.info(str(path))]
 
 
-class TestBtrfs(CopiesContract):
+class TestBtrfs(CopiesContract, ReadableContract):
     async def test_a_volume_cannot_outgrow_its_size(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
