@@ -39,6 +39,7 @@ class Caretaker:
         self._member, self._receiver = member, receiver
         self._backends = {name: it for name, it in backends.items() if isinstance(it, LocalCopies)}
         self._changed = asyncio.Event()
+        self._unknown: set[str] = set()
         self._known: dict[str, object] = {}
         """By dataset: what it depends on whether there is something to do."""
 
@@ -70,15 +71,25 @@ class Caretaker:
         """Raises StorageError."""
         view = self._member.view
         known = [d for name in view.names() if (d := view.dataset(name)).tenure is not None]
-        by_uid = {d.tenure.uid: d for d in sorted(known, key=_alive) if d.tenure is not None}
+        by_uid = {d.tenure.uid: d for d in sorted(known, key=_counts) if d.tenure is not None}
         for stored in await backend.stored():
             ours = stored.token.cluster == self._member.cluster_id and self._member.live
-            if (found := by_uid.get(stored.volume.uid)) is None or not ours:
+            if not ours:
+                continue
+            if (found := by_uid.get(stored.volume.uid)) is None:
+                self._say_unknown(backend, stored)
                 continue
             try:
                 await self._care(backend, stored, found)
             except (StorageError, StoreError) as error:
                 log.warning("the copy of %s here: %s; looked at again later", found.name, error)
+
+    def _say_unknown(self, backend: LocalCopies, stored: Stored) -> None:
+        """Once: nothing says what is to become of it."""
+        if (uid := stored.volume.uid) not in self._unknown:
+            self._unknown.add(uid)
+            words = (backend.name, uid, stored.volume.dataset)
+            log.warning("back end %s has a copy of volume %s (%s) here, which no dataset is; it is left alone", *words)
 
     async def _care(self, backend: LocalCopies, stored: Stored, d: Dataset) -> None:
         """Raises StorageError, StoreError."""
@@ -147,6 +158,7 @@ class Caretaker:
             await backend.destroy(volume, token)
 
 
-def _alive(d: Dataset) -> bool:
-    """Of two tenures of one uid, the one that counts: under the name from which it went into the trash is another."""
-    return d.tenure is not None and d.tenure.state is not State.DESTROYED
+def _counts(d: Dataset) -> tuple[bool, bool]:
+    """Of two tenures of one uid the last counts: under the name from which it went into the trash there is another."""
+    tenure = d.tenure
+    return tenure is not None and tenure.state is not State.DESTROYED, tenure is not None and not tenure.trash

@@ -58,7 +58,7 @@ def part(
 
 def heir(me: str, unit: Sequence[Dataset], mine: Sequence[Dataset], cluster: Cluster) -> str | None:
     """Who gets a unit: the node that `desired` asks for, else one that `failover` allows in its node's absence; those
-    that have refused it last. None: nobody may or can."""
+    that keep a copy first, those that have refused it last. None: nobody may or can."""
     if len(mine) > MAX_UNIT:
         return None
     asking = newest_desired(unit)
@@ -76,4 +76,5 @@ def heir(me: str, unit: Sequence[Dataset], mine: Sequence[Dataset], cluster: Clu
         if policy != "any":
             able &= set() if policy == "none" else set(policy)
     refused = {name for d in mine if d.tenure for name in d.tenure.refused}
-    return min(rank(unit[0].name, able), key=lambda name: name in refused, default=None)
+    copies = {name for name in able if any(name in d.acknowledged for d in mine)}
+    return min(rank(unit[0].name, able), key=lambda name: (name in refused, name not in copies), default=None)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from drover.coordinator.protocol import ignored, ownership, placement
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Node
+from drover.coordinator.protocol.leaving import heir
 from drover.coordinator.protocol.placement import Claim, Nothing
 from drover.coordinator.protocol.standbys import choose
 from drover.coordinator.record import InvalidRecord
@@ -240,3 +241,25 @@ def test_whoever_is_promoted_has_acknowledged_in_this_epoch_and_loses_no_more_th
 def test_no_word_promotes_while_the_holder_may_still_write() -> None:
     d = local(spec=wanted(), **wants("b", desired_accepts=Accepted(epoch=3, guid="g")))
     assert isinstance(decide("b", d, cluster("b", fences=died(armed=False))), Nothing)
+
+
+def test_a_node_that_shuts_down_hands_over_to_a_standby_if_it_may() -> None:
+    known = cluster("a", "b", "c", "d", "e")
+    for standby in ("b", "c", "d", "e"):
+        d = local(spec=wanted(), copies=Copies(epoch=3, uid="uid", nodes={standby: copy(90)}))
+        assert heir("a", (d,), (d,), known) == standby
+    d = local(spec=wanted(failover=["b"]), copies=kept(c=copy(90)))
+    assert heir("a", (d,), (d,), known) == "b"
+
+
+def test_a_unit_is_promoted_as_a_whole_where_all_of_it_is_and_by_nobody_else() -> None:
+    def of(name: str, **nodes: Copy) -> Dataset:
+        copies = Copies(epoch=3, uid="uid", standbys=tuple(nodes), nodes=nodes)
+        return local(name=name, spec=wanted(group="g"), copies=copies)
+
+    unit = (of("one", b=copy(80, "1b"), c=copy(95, "1c")), of("two", c=copy(90, "2c")))
+    known = cluster("b", "c", fences=died())
+    decided = placement.decide("c", incarnation("c"), unit, known)
+    assert isinstance(decided, Claim)
+    assert {name: promoted.base for name, promoted in decided.promoted.items()} == {"one": "1c", "two": "2c"}
+    assert isinstance(placement.decide("b", incarnation("b"), unit, known), Nothing)
