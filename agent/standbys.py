@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 from drover.agent.copying import KEPT, Ask, Sent
 from drover.agent.local import volume_of
-from drover.agent.storage.base import Backend, LocalCopies, Snapshot, StorageError, TellsChanges, Token
+from drover.agent.storage.base import Backend, GateClosed, LocalCopies, Snapshot, StorageError, TellsChanges, Token
 from drover.agent.transfer.base import DataPath, Stream
 from drover.coordinator.member import Member
 from drover.coordinator.protocol import standbys
@@ -44,6 +44,10 @@ _LOOK = 10.0
 """Seconds between two looks whether a standby is to be replaced, and how often it is to be sent something."""
 _TRIES, _PAUSE = 5, 0.2
 """How often an acknowledgement that etcd refuses is written again: what it compares may have changed just then."""
+
+
+class _NotNow(StorageError):
+    """This node may not write at the moment, or does not own the dataset any more."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,13 @@ class _Kept:
         while True:
             try:
                 taken = await self._round(node)
-            except (StorageError, StoreError, NotLive) as error:
+            except (_NotNow, GateClosed, StoreError, NotLive) as error:
+                log.debug("%s: standby %s: %s", self._name, node, error)
+                self._failing.clear()  # it is this node that cannot: that says nothing of the others
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST)
+                continue
+            except StorageError as error:
                 self._failing.setdefault(node, time.monotonic())
                 if one_line(str(error)) != self._trouble.get(node):
                     log.warning("%s: standby %s: %s", self._name, node, error)
@@ -184,7 +194,7 @@ class _Kept:
         member, d = self._means.member, self._dataset
         volume, tenure = volume_of(d), d.tenure
         if not (member.live and owned(member, d)) or volume is None or tenure is None or tenure.epoch != self.epoch:
-            raise StorageError("this node does not own it at the moment")
+            raise _NotNow("this node does not own it at the moment")
         backend = self._means.backends[tenure.backend]
         assert isinstance(backend, LocalCopies)
         return Sent(backend, volume, Token(member.cluster_id, tenure.uid, tenure.epoch, tenure.incarnation), 0.0)

@@ -53,6 +53,20 @@ class Backend:
         return 0 if self.still else None
 
 
+class Member:
+    """Alive as the stage says."""
+
+    def __init__(self, stage: Stage, rest: SimpleNamespace) -> None:
+        self._stage, self._rest = stage, rest
+
+    @property
+    def live(self) -> bool:
+        return self._stage.live
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rest, name)
+
+
 @dataclass
 class Stage:
     """Node a owns d; the others are standbys that receive into `there`, unless they are `away` or `hang`."""
@@ -65,6 +79,7 @@ class Stage:
     moving: set[str] = field(default_factory=set)
     written: list[Copies] = field(default_factory=list)
     refusals: int = 0
+    live: bool = True
     backend: Backend = field(default_factory=Backend)
     wakes: list[Callable[[str | None], None]] = field(default_factory=list)
 
@@ -77,9 +92,8 @@ class Stage:
             subscribe=self.wakes.append,
         )
         verbs = SimpleNamespace(acknowledge=self._acknowledge)
-        member: Any = SimpleNamespace(
-            node="a", incarnation=incarnation("a"), cluster_id="c", live=True, view=view, verbs=verbs
-        )
+        named: dict[str, Any] = {"node": "a", "incarnation": incarnation("a"), "cluster_id": "c"}
+        member: Any = Member(self, SimpleNamespace(**named, view=view, verbs=verbs))
         path: Any = SimpleNamespace(connect=self._connect)
         backends: Any = {"loopback": self.backend}
         return Means(member, backends, self._ask, path, lambda: self.moving)
@@ -237,3 +251,17 @@ async def test_while_it_is_moved_standbys_wait_and_in_the_next_epoch_nothing_old
         stage.change(tenure=tenure(copies=("a",), written=4, epoch=4))
         later = await stage.until(lambda copies: copies.epoch == 4)
         assert later.nodes == {}
+
+
+async def test_after_a_long_time_without_etcd_nobody_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = owned(replicas=1)
+    monkeypatch.setattr(standbys, "REPLACED_AFTER", 0.1)
+    async with kept(stage):
+        (node,) = (await stage.until(lambda copies: len(copies.nodes) == 1)).standbys
+        stage.live = False
+        await asyncio.sleep(0.2)
+        stage.live = True
+        count = len(stage.written)
+        last = await stage.until(lambda copies: len(stage.written) > count)
+    assert last.standbys == (node,)
+    assert not last.dropped
