@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from drover.agent.alone import alone
+from drover.agent.alone import Name, alone
 from drover.agent.api import http
 from drover.agent.backends import examine, make_backends
 from drover.agent.caretaker import Caretaker
@@ -79,6 +79,7 @@ class Agent:
     def __init__(self, settings: Settings, systemd: Systemd | None = None) -> None:
         self._settings, self._systemd = settings, systemd or Systemd()
         self._keys = Keys(settings.prefix)
+        self._name = Name(settings.node, settings.machine_id)
         self._cgroups = Cgroups.find(settings.cgroup)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exports = exports(settings.otlp, os.environ, resource(settings.node), self._collect)
@@ -108,6 +109,7 @@ class Agent:
             stack.push_async_callback(close, self._telemetry.close, self._exports.close)
             stack.enter_context(self._exports.logging())
             stack.enter_context(alone(settings.run_dir))
+            stack.callback(self._name.close)
             self._cgroups.make("agent")
             if not self._systemd.started_us:  # a unit's process stays in the cgroup that its journal and limits go by
                 self._cgroups.enter("agent")
@@ -189,6 +191,7 @@ class Agent:
                 read_clock,
                 self._left_over,
                 self._marks,
+                self._name.hold,
             )
             member = Member(
                 store,

@@ -144,7 +144,10 @@ class Joining:
         clock: Clock,
         left_over: LeftOver,
         marks: MarkFile,
+        only: Callable[[str], None] = lambda cluster: None,
     ) -> None:
+        """only: raises where another agent of this machine has this node's name in that cluster."""
+        self._only = only
         self._store, self._keys, self._who = store, keys, applicant
         self._path, self._clock, self._left_over, self._marks = saved, clock, left_over, marks
         self._incarnation = new_incarnation(applicant.node, applicant.boot)
@@ -158,6 +161,7 @@ class Joining:
             try:
                 await self._judge_etcd()
                 cluster = await self._cluster()
+                self._only(cluster)
                 if (joined := await self._attempt(cluster)) is not None:
                     Saved(joined.identity.incarnation, joined.lease).save(self._path)
                     return joined

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drover.agent.alone import Name
 from drover.agent.app import Agent
 from drover.agent.config import Docker, Settings, Workloads
 from drover.agent.helper.pool import HelperPool
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     from tests.sim.machine import Machine
 
 ETCD_TIMEOUT = 2.0
+
+
+class _AnyName(Name):
+    def hold(self, cluster: str) -> None:
+        """All machines are in one process."""
 
 
 class _NoTelemetry(Telemetry):
@@ -120,6 +126,7 @@ class SimAgent(Agent):
         )
         self._keys = world.keys
         self._telemetry = _NoTelemetry()
+        self._name = _AnyName(machine.name, "")
         self._sight = Sight(machine.name)
         self._member = None
         self._workers = None
