@@ -12,7 +12,6 @@ import os
 import socket
 import stat
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from drover.agent.storage import loopdev, mounts
 from drover.agent.storage.base import Backend, StorageError
 from drover.agent.tls import client_context
 from drover.agent.tokens import Nothing, volumes
+from drover.coordinator import direct
 from drover.coordinator.addresses import host_port, reachable
 from drover.coordinator.certificates import Certificate, Unusable
 from drover.coordinator.examination import (
@@ -178,8 +178,8 @@ def _asked(settings: Settings, page: str) -> bytes:
     files = settings.tls.files if settings.tls and settings.listen.http_clients != "plain" else None
     url = f"{'https' if files else 'http'}://{reachable(settings.listen.http)}/{page}"
     try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE, context=client_context(files) if files else None) as reply:
-            return bytes(reply.read())
+        with direct.opened(url, _PATIENCE, client_context(files) if files else None) as reply:
+            return reply.read()
     except urllib.error.HTTPError as error:
         return error.read()
     except (OSError, ValueError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import statistics
-import urllib.request
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from etcd3.etcdrpc import rpc_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
+from drover.coordinator import direct
 from drover.coordinator.etcd_members import Members, now
 from drover.coordinator.etcd_rpc import Credentials, Endpoint, Member, Tls, encode, parse_endpoint, txn_request
 from drover.coordinator.protocol.history import witness
@@ -218,7 +218,7 @@ class _Asked:
         secure = self._endpoint.secure or (self._endpoint.secure is None and self._tls is not None)
         url = f"{'https' if secure else 'http'}://{self._endpoint.address}/metrics"
         try:
-            with urllib.request.urlopen(url, timeout=self._timeout, context=_context(self._tls)) as reply:
+            with direct.opened(url, self._timeout, _context(self._tls)) as reply:
                 return numbers(reply.read(_METRICS).decode(errors="replace"))
         except (OSError, ValueError) as error:
             return NotTold(f"{url}: {error}")

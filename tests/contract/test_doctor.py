@@ -95,13 +95,15 @@ def test_a_machine_is_examined_without_etcd_and_an_agent(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("clients", ["certificate", "any", "plain"])
 async def test_an_agent_with_certificates_is_asked_how_it_is_and_what_they_say_is_told(
-    tmp_path: Path, clients: str
+    tmp_path: Path, clients: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificates = Certificates.make(tmp_path / "pki")
     certificates.put("node-a", certificates.authority.issue(Peer("node-a", Role.NODE), ["127.0.0.1"], days=1))
     files = certificates.files("node-a")
     source, telemetry = FakeSource(), Telemetry("node-a")
     source.wrong["etcd"] = "it does not answer"
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # for the world outside
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     secured = None if clients == "plain" else files
     async with http.serving(source, telemetry, "127.0.0.1:0", secured, clients == "any") as port:
         told = {
