@@ -43,6 +43,11 @@ class Received:
         with self._lock:
             return [(node, span) for node, span in self._spans if span.trace_id.hex() == trace_id]
 
+    def text(self) -> str:
+        """All of it, as text."""
+        with self._lock:
+            return "\n".join(str(one) for one in (*self._metrics, *self._spans, *self._logs))
+
     def logs(self) -> list[tuple[str, Any]]:
         with self._lock:
             return list(self._logs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from drover.coordinator.cli.errors import NotPossible
-from drover.coordinator.cli.playground import agent, machine, network, tools
+from drover.coordinator.cli.playground import agent, machine, network, secrets, tools
 from drover.coordinator.cli.playground.down import down
 from drover.coordinator.cli.playground.layout import Layout, Profile, Settings
 from drover.coordinator.cli.playground.lock import locked
@@ -64,14 +65,15 @@ class Playground:
         reset: bool = False,
         btrfs: bool = False,
         docker: bool = False,
+        tls: bool = False,
     ) -> None:
         self.btrfs = btrfs
         self.layout = Layout.of(directory)
         self._options = (nodes, etcd, agents, timings, etcd_fast, reset)
-        self._docker = docker
+        self._docker, self._tls = docker, tls
 
     def __enter__(self) -> Self:
-        self.settings = up(self.layout, *self._options, btrfs=self.btrfs, docker=self._docker)
+        self.settings = up(self.layout, *self._options, btrfs=self.btrfs, docker=self._docker, tls=self._tls)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -87,6 +89,17 @@ class Playground:
     def endpoints(self) -> list[str]:
         """For etcd's clients, from this computer or from any machine."""
         return self.settings.endpoints
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For etcdctl and drover, where they are told the endpoints."""
+        certificates = secrets.environment(self.layout, self.settings)
+        return {"PATH": tools.service_path(), "ETCDCTL_API": "3", **certificates}
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """For calls of etcd and agents from this computer; None: in plain text."""
+        return secrets.context(self.layout, self.settings)
 
     @property
     def nodes(self) -> list[str]:
@@ -170,7 +183,7 @@ class Playground:
         """From this computer, to all members."""
         done = subprocess.run(
             [tools.find("etcdctl"), "--endpoints", ",".join(self.endpoints), *arguments],
-            env={"PATH": tools.service_path(), "ETCDCTL_API": "3"},
+            env=self.environment,
             input=stdin,
             capture_output=True,
             text=True,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drover.agent.tls import Files
 from tests.playground import eventually
 
 PROMETHEUS = str(Path(sys.executable).with_name("prometheus"))
@@ -32,13 +33,21 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(directory: Path, jobs: Mapping[str, Sequence[str]]) -> Iterator[Prometheus]:
-    """jobs: addresses, by job. Scrapes every second."""
+def prometheus(
+    directory: Path, jobs: Mapping[str, Sequence[str]], certificates: Files | None = None
+) -> Iterator[Prometheus]:
+    """jobs: addresses, by job. certificates: what it shows to them; None: it asks in plain text. Scrapes every
+    second."""
     directory.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    scraped = [{"job_name": job, "static_configs": [{"targets": list(targets)}]} for job, targets in jobs.items()]
+    scraped: list[dict[str, Any]] = [
+        {"job_name": job, "static_configs": [{"targets": list(targets)}]} for job, targets in jobs.items()
+    ]
+    if certificates is not None:
+        shown = {f"{what}_file": str(vars(certificates)[what]) for what in ("ca", "cert", "key")}
+        scraped = [{**job, "scheme": "https", "tls_config": shown} for job in scraped]
     settings = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": scraped}
     (directory / "prometheus.yml").write_text(json.dumps(settings))  # JSON is YAML
     with open(directory / "log", "w") as log:

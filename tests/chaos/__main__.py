@@ -52,9 +52,15 @@ def _run(arguments: argparse.Namespace) -> int:
     nodes = arguments.nodes or 3 + seed % 3
     acts = _schedule(arguments)
     skewed = skew(seed, nodes) if arguments.skew else {}
+    tls = arguments.tls
     armed, blind, restore = arguments.armed, arguments.blind, arguments.restore
-    plan = Plan(seed, acts, seconds, nodes, armed=armed, blind=blind, restore=restore, skew=skewed)
-    kind = ", storage protects nothing" * blind + ", nodes are armed" * armed + ", etcd goes back" * restore
+    plan = Plan(seed, acts, seconds, nodes, armed=armed, blind=blind, restore=restore, skew=skewed, tls=tls)
+    kind = (
+        ", all ports have certificates" * tls
+        + ", storage protects nothing" * blind
+        + ", nodes are armed" * armed
+        + ", etcd goes back" * restore
+    )
     _say(f"seed {seed}: {nodes} nodes{kind}; {arguments.minutes:g} minutes, {len(acts)} faults and moves")
     directory = Chaos(plan, _directory(f"{seed}"), _say).run()
     return _judge(directory)
@@ -126,6 +132,7 @@ def _arguments() -> argparse.Namespace:
             "--restore", action=by_seed, help="etcd goes back to a snapshot at the end; default: the same"
         )
         verb.add_argument("--armed", action=by_seed, help="nodes that cannot stop in time are reset; default: the same")
+        verb.add_argument("--tls", action="store_true", help="all ports and etcd have certificates")
         verb.add_argument("--skew", action=argparse.BooleanOptionalAction, default=True, help="clocks run differently")
         verb.add_argument("--only", nargs="*", default=[], metavar="FAULT")
         verb.add_argument("--without", nargs="*", default=[], metavar="FAULT")

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -44,9 +43,13 @@ class Arena:
         timings: Profile | None,
         reset: bool,
         changes: Mapping[str, Any],
+        tls: bool = False,
     ) -> None:
         self.directory = directory
-        self.playground = Playground(directory, nodes=nodes, etcd=3, agents=False, timings=timings, reset=reset)
+        self.playground = Playground(
+            directory, nodes=nodes, etcd=3, agents=False, timings=timings, reset=reset, tls=tls
+        )
+        self._tls = tls
         self._nodes, self._images, self._changes = nodes, images, changes
         self._stack = ExitStack()
         self._off: set[str] = set()
@@ -76,7 +79,7 @@ class Arena:
         told = self.directory / "changes.json"
         told.write_text(json.dumps({**self._changes, "jumps": str(self.directory)}))
         environment = {"PYTHONPATH": f"{_MUTANTS}:{_MUTANTS.parents[2]}", "CHAOS_CHANGES": str(told)}
-        layout.save(Settings(self._nodes, 3, "", environment=environment, etcd_port=PROXY_PORT))
+        layout.save(Settings(self._nodes, 3, "", environment=environment, etcd_port=PROXY_PORT, tls=self._tls))
         syscalls.mount("tmpfs", layout.shared, "tmpfs", data=f"size={self._images + _ROOM}m,mode=755")
         stack.callback(syscalls.unmount, layout.shared, syscalls.MNT_DETACH)
 
@@ -164,9 +167,11 @@ class Arena:
 
     def _asked(self, path: str, body: dict[str, str]) -> bool:
         for member in self.playground.members:
-            url = f"http://{self.playground.address(member)}:2379/v3/{path}"
-            with suppress(OSError), urllib.request.urlopen(url, json.dumps(body).encode(), 0.5):
-                return True
+            try:
+                self.cluster.ask_member(member, path, body, 0.5)
+            except OSError:
+                continue
+            return True
         return False
 
     def leader(self) -> str | None:

@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,11 +46,18 @@ class Lines:
 
 class Watch:
     """Follows all of etcd from one revision on, through whatever happens to its members. `revision`: up to where.
-    era: how often etcd was restored before. silence: see SILENCE."""
+    era: how often etcd was restored before. silence: see SILENCE. context: None: in plain text."""
 
     def __init__(
-        self, endpoints: Sequence[str], after: int, lines: Lines, era: int = 0, silence: float = SILENCE
+        self,
+        endpoints: Sequence[str],
+        after: int,
+        lines: Lines,
+        era: int = 0,
+        silence: float = SILENCE,
+        context: ssl.SSLContext | None = None,
     ) -> None:
+        self._context = context
         self._endpoints, self._lines, self._era, self._silence = endpoints, lines, era, silence
         self._owners: dict[str, str] = {}
         self.revision = after
@@ -82,7 +90,12 @@ class Watch:
 
     def _follow(self, endpoint: str) -> None:
         """Until the stream ends. An event that leaves a hole is not taken: it is asked for again."""
-        connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=self._silence)
+        member = urlsplit(endpoint).netloc
+        connection = (
+            http.client.HTTPSConnection(member, timeout=self._silence, context=self._context)
+            if self._context
+            else http.client.HTTPConnection(member, timeout=self._silence)
+        )
         try:
             asked = {"key": "AA==", "range_end": "AA==", "start_revision": str(self.revision + 1)}
             connection.request("POST", "/v3/watch", json.dumps({"create_request": asked}))

@@ -28,7 +28,7 @@ def snapshot(arena: Arena) -> Path | None:
     for endpoint in arena.playground.endpoints:
         command = [tools.find("etcdctl"), "--endpoints", endpoint, "snapshot", "save", str(path)]
         with suppress(subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            subprocess.run(command, check=True, capture_output=True, timeout=5, env={"ETCDCTL_API": "3"})
+            subprocess.run(command, check=True, capture_output=True, timeout=5, env=arena.playground.environment)
             return path
     return None
 
@@ -73,7 +73,9 @@ def _halted(arena: Arena, node: str) -> bool:
     """By the agent's own word. A guard that was too slow on a busy machine has reset its node: it is switched on."""
     arena.revive()
     try:
-        with urllib.request.urlopen(f"http://{arena.playground.address(node)}:{HTTP_PORT}/readyz", timeout=2):
+        playground = arena.playground
+        url = f"{playground.settings.scheme}://{playground.address(node)}:{HTTP_PORT}/readyz"
+        with urllib.request.urlopen(url, timeout=2, context=playground.context):
             return False
     except urllib.error.HTTPError as error:
         return b"drover recover" in error.read()

@@ -52,6 +52,7 @@ class Plan:
     armed: bool = False
     restore: bool = False
     blind: bool = False
+    tls: bool = False
     mutant: str = ""
     how: str = writer.SYNCED
     skew: dict[str, float] = field(default_factory=dict)
@@ -83,7 +84,7 @@ class Chaos:
         plan = self._plan
         changes = {"mutant": plan.mutant, "blind": plan.blind, "skew": plan.skew, "base": self._base}
         try:
-            with Arena(home / "playground", plan.nodes, 640, plan.timings, plan.armed, changes) as arena:
+            with Arena(home / "playground", plan.nodes, 640, plan.timings, plan.armed, changes, plan.tls) as arena:
                 self._in(arena)
         finally:
             self._keep_logs(home / "playground")
@@ -96,7 +97,7 @@ class Chaos:
         with ExitStack() as stack:
             for file in files.values():
                 stack.enter_context(closing(file))
-            watch = Watch(playground.endpoints, cluster.revision(), files["changes"])
+            watch = Watch(playground.endpoints, cluster.revision(), files["changes"], context=playground.context)
             devices = Devices(
                 playground.layout.shared, playground.layout.directory / "nodes", files["samples"], files["tokens"]
             )
@@ -133,7 +134,13 @@ class Chaos:
         self._say("         etcd is restored from a snapshot")
         restore.go_back(arena, self._snapshot)
         arena.etcd_is_back(30)
-        watch = Watch(arena.playground.endpoints, arena.cluster.revision(), files["changes"], era=1)
+        watch = Watch(
+            arena.playground.endpoints,
+            arena.cluster.revision(),
+            files["changes"],
+            era=1,
+            context=arena.playground.context,
+        )
         watch.start()
         self._note(files["faults"], Fault(RESTORED, "all", began, now(), restore.recover(arena)))
         return watch

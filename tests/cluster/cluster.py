@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
 import time
@@ -44,6 +45,7 @@ class Cluster:
         self._acknowledgements = playground.directory / "acknowledged"
         self._acknowledgements.mkdir()
         self._number = 0
+        self._context = playground.context
         self._read: dict[str, int] = {}
 
     # What users do.
@@ -74,6 +76,7 @@ class Cluster:
             capture_output=True,
             text=True,
             timeout=60,
+            env=os.environ | self.playground.environment,
         )
         assert not check or done.returncode == 0, done.stderr
         return done
@@ -120,10 +123,10 @@ class Cluster:
         eventually(answered, f"etcd answers {path}", 15)
         return answers[0]
 
-    def ask_member(self, member: str, path: str, body: dict[str, Any]) -> Any:
-        """Raises OSError."""
-        url = f"http://{self.playground.address(member)}:2379/v3/{path}"
-        with urllib.request.urlopen(url, json.dumps(body).encode(), 1.0) as reply:
+    def ask_member(self, member: str, path: str, body: dict[str, Any], timeout: float = 1.0) -> Any:
+        """timeout: seconds. Raises OSError."""
+        url = f"{self.playground.settings.scheme}://{self.playground.address(member)}:2379/v3/{path}"
+        with urllib.request.urlopen(url, json.dumps(body).encode(), timeout, context=self._context) as reply:
             return json.load(reply)
 
     def entries(self, start: str) -> dict[str, Entry]:

@@ -1,20 +1,24 @@
-"""What a whole cluster tells of itself: to a real receiver of OTLP, to a real Prometheus, and to its logs."""
+"""What a whole cluster tells of itself: to a real receiver of OTLP, to a real Prometheus, and to its logs; and what it
+keeps to itself. All its ports and etcd have certificates."""
 
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from drover.agent.tls import Files
 from drover.coordinator.cli.playground.layout import HTTP_PORT, Layout, Settings
 from tests.cluster.cluster import Cluster, Dataset
 from tests.otlp import Received, receiver
-from tests.playground import Playground, eventually
+from tests.playground import DROVER, Playground, eventually
 from tests.prometheus import prometheus
 from tools import dashboard
 
@@ -24,6 +28,21 @@ Observed = tuple[Cluster, Received]
 QUERIES = [query for panels in dashboard.ROWS.values() for panel in panels for query in panel.queries.values()]
 OF_FAIL_OVERS = "drover_failover_gap_seconds"
 """In queries that are empty before the first one."""
+
+
+_SECRETS = {"etcd": "correct-horse-battery", "the collector": "staple-4711-staple"}
+_SPY = """
+import secrets, sys
+made = secrets.token_hex
+def token_hex(length=None):
+    told = made(length)
+    if sys._getframe(1).f_globals["__name__"] == "drover.agent.transfer.path":
+        with open({file!r}, "a") as file:
+            print(told, file=file)
+    return told
+secrets.token_hex = token_hex
+"""
+"""Notes what the data path makes up: names and secrets of connections."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +67,18 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"unix:{directory.parent}/otlp",
         "OTEL_EXPORTER_OTLP_INSECURE": "true",
         "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "OTEL_EXPORTER_OTLP_HEADERS": f"x-key={_SECRETS['the collector']}",
         "DROVER_LOG_FORMAT": "json",
+        "DROVER_LOG_LEVEL": "debug",
+        "DROVER_ETCD__USER": "node",
+        "DROVER_ETCD__PASSWORD_FILE": f"{directory.parent}/password",
+        "PYTHONPATH": str(directory.parent),
     }
-    layout.save(Settings(2, 1, "", environment=environment, btrfs=True))
+    (directory.parent / "password").write_text(_SECRETS["etcd"])
+    (directory.parent / "sitecustomize.py").write_text(_SPY.format(file=str(directory.parent / "tickets")))
+    layout.save(Settings(2, 1, "", environment=environment, btrfs=True, tls=True))
     with receiver(f"unix:{directory.parent}/otlp") as (received, _):
-        with Playground(directory, nodes=2, etcd=1, etcd_fast=True, btrfs=True) as playground:
+        with Playground(directory, nodes=2, etcd=1, etcd_fast=True, btrfs=True, tls=True) as playground:
             cluster = Cluster(playground)
             cluster.until_all_joined()
             yield cluster, received
@@ -83,11 +109,17 @@ def steps(received: Received, trace: str) -> set[tuple[str, str]]:
     return {(node, span.name) for node, span in received.spans(trace)}
 
 
+def files(cluster: Cluster) -> Files:
+    """Of a user."""
+    place = cluster.playground.layout.certificates
+    return Files(place / "ca.crt", place / "operator.crt", place / "operator.key")
+
+
 def none_is_empty(cluster: Cluster, queries: Sequence[str], directory: Path) -> None:
     playground = cluster.playground
     agents = [f"{playground.address(node)}:{HTTP_PORT}" for node in playground.nodes]
     members = [f"{playground.address(member)}:2379" for member in playground.members]
-    with prometheus(directory, {"drover": agents, "etcd": members}) as server:
+    with prometheus(directory, {"drover": agents, "etcd": members}, files(cluster)) as server:
         for query in queries:
             asked = query.replace("$__rate_interval", "1m").replace("$__interval", "1m")
             eventually(lambda asked=asked: bool(server.query(asked)), f"{query} has series", 15, every=0.2)  # type: ignore[misc]
@@ -153,6 +185,40 @@ def test_no_query_of_the_dashboard_is_empty_after_a_move_and_a_quiet_cluster_log
     logged = {node: playground.log(node) for node in playground.nodes}
     none_is_empty(moved.cluster, [query for query in QUERIES if OF_FAIL_OVERS not in query], tmp_path / "prometheus")
     assert {node: playground.log(node) for node in playground.nodes} == logged
+
+
+def test_no_secret_stands_in_a_log_a_metric_a_trace_in_json_or_in_a_bundle(moved: Moved, tmp_path: Path) -> None:
+    cluster, playground = moved.cluster, moved.cluster.playground
+    tickets = (playground.directory.parent / "tickets").read_text().split()
+    assert len(tickets) >= 4, "a name and a secret for each connection"
+    keys = [file.read_text().split("\n")[1] for file in playground.layout.certificates.glob("*.key")]
+    secrets = [*_SECRETS.values(), *tickets, *keys]
+
+    told = {f"log of {one}": playground.log(one) for one in (*playground.nodes, *playground.members)}
+    for node in playground.nodes:
+        url = f"https://{playground.address(node)}:{HTTP_PORT}"
+        for page in ("metrics", "healthz", "readyz"):
+            with urlopen(f"{url}/{page}", timeout=10, context=playground.context) as answer:
+                told[f"{page} of {node}"] = answer.read().decode()
+        for file in playground.home(node).glob("state/**/*"):
+            if file.is_file():
+                told[str(file)] = file.read_text(errors="replace")
+    for words in ("ls", "nodes", f"show {moved.dataset}", "events"):
+        told[f"drover {words} --json"] = cluster.drover(*words.split(), "--json").stdout
+    config = str(playground.home("node-a") / "agent.toml")
+    bundle, log = tmp_path / "bundle.tar.gz", playground.layout.log(playground.settings.machine("node-a"))
+    doctor = (DROVER, "doctor", "--config", config, "--log", str(log), "--bundle", str(bundle), "--json")
+    told["drover doctor --json"] = playground.exec("node-a", *doctor, check=False, timeout=60).stdout
+    with tarfile.open(bundle) as packed:
+        for one in packed:
+            if (file_ := packed.extractfile(one)) is not None:
+                told[f"{one.name} in the bundle"] = file_.read().decode(errors="replace")
+    told["etcd"] = str(cluster.entries(""))
+    told["spans and logs by OTLP"] = moved.received.text()
+
+    assert [(where, secret) for where, text in told.items() for secret in secrets if secret in text] == []
+    assert [where for where, text in told.items() if "PRIVATE KEY" in text] == []
+    assert [where for where, text in told.items() if not text and "state/log" not in where] == []
 
 
 @pytest.mark.long

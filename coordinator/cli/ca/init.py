@@ -10,7 +10,7 @@ from drover.coordinator.cli.errors import Failed, NotPossible
 from drover.coordinator.cli.output import say
 
 
-def init(directory: Path, cluster: str, days: int) -> None:
+def init(directory: Path, cluster: str, days: int, quiet: bool = False) -> None:
     check_name(cluster, "the cluster")
     place = Place(directory)
     try:
@@ -23,5 +23,7 @@ def init(directory: Path, cluster: str, days: int) -> None:
     pair = create_authority(cluster, days)
     place.write(place.key(), pair.key)
     place.write(place.certificate(), pair.certificate)
+    if quiet:
+        return
     say(f"{place.certificate()} is the authority of {cluster}: every node, member and user needs a copy.")
     say(f"{place.key()} is its key: whoever has it can be any node or user. Keep it here.")

@@ -12,7 +12,7 @@ from drover.coordinator.cli.output import say
 from drover.coordinator.identity import ETCD_CN, Peer, Role
 
 
-def issue(directory: Path, role: Role, name: str, addresses: Sequence[str], days: int) -> None:
+def issue(directory: Path, role: Role, name: str, addresses: Sequence[str], days: int, quiet: bool = False) -> None:
     check_name(name, f"the {role}")
     if name == CA:
         raise Usage(f"{CA!r} is the authority itself", "Choose another name.")
@@ -33,6 +33,8 @@ def issue(directory: Path, role: Role, name: str, addresses: Sequence[str], days
         raise Usage(str(error), "Example: --address 10.0.0.11 --address fd00::11") from None
     place.write(place.key(name), pair.key)
     place.write(place.certificate(name), pair.certificate)
+    if quiet:
+        return
     say(f"{place.certificate(name)} and {place.key(name)} are those of {role} {name}.")
     if role is Role.NODE:
         say(f"Copy both and {place.certificate()} to {name}, and name them in its settings: [tls], [etcd.tls].")

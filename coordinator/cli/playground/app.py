@@ -71,6 +71,9 @@ def up(
     ] = True,
     btrfs: Annotated[bool, typer.Option("--btrfs", help="Give each node a btrfs pool of its own.")] = False,
     docker: Annotated[bool, typer.Option("--docker", help="Run a Docker Engine on every node.")] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="All ports and etcd have certificates, of an authority in DIR/certificates.")
+    ] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for all of it.")] = 60.0,
 ) -> None:
     """Start a playground; return when etcd and all agents answer.
@@ -83,7 +86,7 @@ def up(
     layout = _layout(directory)
     with _explained():
         profile: Profile | None = timings.value if timings else None
-        settings = bring_up(layout, nodes, etcd, agents, profile, etcd_fast, reset, timeout, btrfs, docker)
+        settings = bring_up(layout, nodes, etcd, agents, profile, etcd_fast, reset, timeout, btrfs, docker, tls)
     say(f"{layout.directory} is up: {settings.nodes} nodes, {settings.etcd} etcd, {settings.network}")
     say(f'For etcdctl and drover: eval "$(drover playground env {shlex.quote(str(directory))})"')
 
@@ -109,7 +112,8 @@ def env(directory: Directory, json: Json = False) -> None:
     from drover.coordinator.cli.output import say, say_json
     from drover.coordinator.cli.playground.status import environment
 
-    found = environment(_layout(directory).settings())
+    layout = _layout(directory)
+    found = environment(layout, layout.settings())
     if json:
         say_json(found)
         return

@@ -47,7 +47,7 @@ class Machine:
 class Settings:
     """`playground.json`: what the user asked for. subnet: three bytes with dots. complete: `up` came to its end.
     lived: an `up` ever did, so that there may be data. btrfs: each node has a pool of its own. docker: an engine runs
-    on every node.
+    on every node. tls: all ports and etcd have certificates.
 
     For tests: environment is added to that of every agent; etcd_port is where agents reach the etcd members, and can be
     that of a proxy in each member's network.
@@ -64,6 +64,7 @@ class Settings:
     complete: bool = False
     lived: bool = True
     btrfs: bool = False
+    tls: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     etcd_port: int = CLIENT_PORT
 
@@ -97,6 +98,11 @@ class Settings:
         return f"{self.subnet}.1"
 
     @property
+    def scheme(self) -> str:
+        """Of etcd's ports, and of the agents' HTTP."""
+        return "https" if self.tls else "http"
+
+    @property
     def endpoints(self) -> list[str]:
         """For etcd's clients."""
         return self._endpoints(CLIENT_PORT)
@@ -107,7 +113,7 @@ class Settings:
         return self._endpoints(self.etcd_port)
 
     def _endpoints(self, port: int) -> list[str]:
-        return [f"http://{self.address(machine)}:{port}" for machine in self.etcd_machines()]
+        return [f"{self.scheme}://{self.address(machine)}:{port}" for machine in self.etcd_machines()]
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,11 @@ class Layout:
     def shared(self) -> Path:
         """Images that every node can open."""
         return self.directory / "shared"
+
+    @property
+    def certificates(self) -> Path:
+        """The authority of a playground with TLS, and all that it has issued."""
+        return self.directory / "certificates"
 
     def home(self, machine: Machine) -> Path:
         return self.directory / ("nodes" if machine.kind is Kind.NODE else "etcd") / machine.name

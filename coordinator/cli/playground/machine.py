@@ -250,6 +250,7 @@ def _agent_settings(place: Place) -> str:
         if settings.docker
         else ""
     )
+    tls = f"[etcd.tls]\n{_files(place)}\n[tls]\n{_files(place)}\n" if settings.tls else ""
     kinds = ("process", "docker") if settings.docker else ("process",)
     reset = '[guard]\nreset = "reboot"\n\n' if settings.reset else ""
     return f"""\
@@ -258,7 +259,7 @@ address = "{address}"
 run_dir = "/run/drover"
 state_dir = "{place.home / "state"}"
 mount_root = "/srv/drover"
-insecure = true
+{"" if settings.tls else "insecure = true"}
 {timings}
 [listen]
 grpc = "{address}:{GRPC_PORT}"
@@ -268,12 +269,17 @@ data = "{address}:{DATA_PORT}"
 [etcd]
 endpoints = [{endpoints}]
 
-[backends.loopback]
+{tls}[backends.loopback]
 directory = "{place.home / "shared"}"
 
 {pool}{reset}[workloads]
 allow = [{", ".join(f'"{kind}"' for kind in kinds)}]
 {docker}"""
+
+
+def _files(place: Place) -> str:
+    files = {"ca": "ca.crt", "cert": f"{place.machine.name}.crt", "key": f"{place.machine.name}.key"}
+    return "".join(f'{key} = "{place.layout.certificates / file}"\n' for key, file in files.items())
 
 
 def _inner_pid(pid: int) -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drover.coordinator.cli.output import table
-from drover.coordinator.cli.playground import agent, network
+from drover.coordinator.cli.playground import agent, network, secrets
 from drover.coordinator.cli.playground.layout import Layout, Settings
 from drover.coordinator.cli.playground.machine import Place, State
 from drover.coordinator.cli.playground.up import is_up
@@ -76,10 +76,12 @@ def rendered(found: dict[str, Any]) -> str:
     return f"{found['directory']} is {'up' if found['up'] else 'down'}\n\n{table(head, rows)}"
 
 
-def environment(settings: Settings) -> dict[str, str]:
+def environment(layout: Layout, settings: Settings) -> dict[str, str]:
     """What etcdctl and drover need to find the cluster."""
     endpoints = ",".join(settings.endpoints)
-    return {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": endpoints, "DROVER_ENDPOINTS": endpoints}
+    return {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": endpoints, "DROVER_ENDPOINTS": endpoints} | secrets.environment(
+        layout, settings
+    )
 
 
 def _partition(one: dict[str, Any]) -> str:

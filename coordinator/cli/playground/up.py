@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from drover.coordinator.cli.errors import NotPossible, Usage
-from drover.coordinator.cli.playground import cgroup, engine, etcd, machine, network, tools
+from drover.coordinator.cli.playground import cgroup, engine, etcd, machine, network, secrets, tools
 from drover.coordinator.cli.playground.down import take_down
 from drover.coordinator.cli.playground.layout import MAX_NODES, Kind, Layout, Machine, Profile, Settings, free_subnet
 from drover.coordinator.cli.playground.lock import locked
@@ -29,6 +29,7 @@ def up(
     timeout: float = 60.0,
     btrfs: bool = False,
     docker: bool = False,
+    tls: bool = False,
 ) -> Settings:
     """Starts a playground and waits, at most `timeout` seconds, until etcd and every agent answer. What is left of an
     earlier life is removed first, data and logs stay; a failure leaves nothing running.
@@ -45,7 +46,9 @@ def up(
         engine.check()
     layout.directory.mkdir(parents=True, exist_ok=True)
     with locked(layout.directory):
-        asked = Settings(nodes, members, "", agents, timings, etcd_fast, reset, docker, lived=False, btrfs=btrfs)
+        asked = Settings(
+            nodes, members, "", agents, timings, etcd_fast, reset, docker, lived=False, btrfs=btrfs, tls=tls
+        )
         settings = _settings(layout, asked)
         layout.save(settings)
         try:
@@ -53,6 +56,8 @@ def up(
             if not settings.lived:
                 _forget_etcd(layout, settings)
             settings = _subnet_and_switch(layout, settings)
+            if tls:
+                secrets.issue(layout, settings)
             _machines(layout, settings, deadline)
         except BaseException:
             take_down(layout)
@@ -123,7 +128,7 @@ def _machines(layout: Layout, settings: Settings, deadline: float) -> None:
     places = [machine.Place(layout, settings, one) for one in settings.etcd_machines() + settings.node_machines()]
     machine.start(places)
     etcd.wait_until(
-        lambda: etcd.answers(settings),
+        lambda: etcd.answers(layout, settings),
         deadline,
         lambda: "etcd does not answer" + _tails(layout, settings.etcd_machines()),
     )
@@ -131,11 +136,11 @@ def _machines(layout: Layout, settings: Settings, deadline: float) -> None:
         everybody = {one.name for one in settings.node_machines()}
 
         def missing() -> list[Machine]:
-            present = etcd.nodes_present(settings)
+            present = etcd.nodes_present(layout, settings)
             return [one for one in settings.node_machines() if one.name not in present]
 
         etcd.wait_until(
-            lambda: everybody <= etcd.nodes_present(settings),
+            lambda: everybody <= etcd.nodes_present(layout, settings),
             deadline,
             lambda: "not all agents have joined" + _tails(layout, missing()),
         )
