@@ -66,14 +66,17 @@ class Playground:
         btrfs: bool = False,
         docker: bool = False,
         tls: bool = False,
+        ipv6: bool = False,
     ) -> None:
         self.btrfs = btrfs
         self.layout = Layout.of(directory)
         self._options = (nodes, etcd, agents, timings, etcd_fast, reset)
-        self._docker, self._tls = docker, tls
+        self._docker, self._tls, self._ipv6 = docker, tls, ipv6
 
     def __enter__(self) -> Self:
-        self.settings = up(self.layout, *self._options, btrfs=self.btrfs, docker=self._docker, tls=self._tls)
+        self.settings = up(
+            self.layout, *self._options, btrfs=self.btrfs, docker=self._docker, tls=self._tls, ipv6=self._ipv6
+        )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

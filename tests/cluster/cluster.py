@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drover.coordinator.addresses import joined
 from drover.coordinator.cli.playground.machine import State
 from drover.coordinator.keys import range_end
 from tests.cluster import writer
@@ -125,7 +126,7 @@ class Cluster:
 
     def ask_member(self, member: str, path: str, body: dict[str, Any], timeout: float = 1.0) -> Any:
         """timeout: seconds. Raises OSError."""
-        url = f"{self.playground.settings.scheme}://{self.playground.address(member)}:2379/v3/{path}"
+        url = f"{self.playground.settings.scheme}://{joined(self.playground.address(member), 2379)}/v3/{path}"
         with urllib.request.urlopen(url, json.dumps(body).encode(), timeout, context=self._context) as reply:
             return json.load(reply)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_names_are_those_of_the_manual() -> None:
     ]
     assert SETTINGS.address(SETTINGS.machine("node-a")) == "10.89.7.11"
     assert SETTINGS.endpoints[0] == "http://10.89.7.101:2379"
+
+
+def test_with_ipv6_addresses_follow_from_the_subnet_too_and_stand_in_brackets_before_a_port() -> None:
+    settings = replace(SETTINGS, ipv6=True)
+    assert settings.address(settings.machine("node-a")) == "fd10:89:7::11"
+    assert settings.endpoints[0] == "http://[fd10:89:7::101]:2379"
+    assert IPv6Address(settings.uplink_address) == IPv6Address("fd10:89:7::1")
 
 
 def test_an_unknown_machine_is_answered_with_those_that_there_are() -> None:

@@ -74,6 +74,7 @@ def up(
     tls: Annotated[
         bool, typer.Option("--tls", help="All ports and etcd have certificates, of an authority in DIR/certificates.")
     ] = False,
+    ipv6: Annotated[bool, typer.Option("--ipv6", help="Machines have addresses of IPv6 only.")] = False,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for all of it.")] = 60.0,
 ) -> None:
     """Start a playground; return when etcd and all agents answer.
@@ -86,7 +87,7 @@ def up(
     layout = _layout(directory)
     with _explained():
         profile: Profile | None = timings.value if timings else None
-        settings = bring_up(layout, nodes, etcd, agents, profile, etcd_fast, reset, timeout, btrfs, docker, tls)
+        settings = bring_up(layout, nodes, etcd, agents, profile, etcd_fast, reset, timeout, btrfs, docker, tls, ipv6)
     say(f"{layout.directory} is up: {settings.nodes} nodes, {settings.etcd} etcd, {settings.network}")
     say(f'For etcdctl and drover: eval "$(drover playground env {shlex.quote(str(directory))})"')
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
+from drover.coordinator.addresses import joined
 from drover.coordinator.cli.errors import Failed
 from drover.coordinator.cli.playground import secrets, tools
 from drover.coordinator.cli.playground.layout import CLIENT_PORT, PEER_PORT, Layout, Machine, Settings
@@ -22,12 +23,17 @@ def command(layout: Layout, settings: Settings, machine: Machine) -> list[str]:
     """Raises NotPossible where etcd is not installed."""
     members = settings.etcd_machines()
     scheme = settings.scheme
-    client, peer = (f"{scheme}://{settings.address(machine)}:{port}" for port in (CLIENT_PORT, PEER_PORT))
-    cluster = ",".join(f"{member.name}={scheme}://{settings.address(member)}:{PEER_PORT}" for member in members)
+    client, peer = (f"{scheme}://{joined(settings.address(machine), port)}" for port in (CLIENT_PORT, PEER_PORT))
+    cluster = ",".join(f"{member.name}={scheme}://{joined(settings.address(member), PEER_PORT)}" for member in members)
     fast = ["--heartbeat-interval", "50", "--election-timeout", "500"] if settings.etcd_fast else []
     return [
         *(tools.find("etcd"), "--name", machine.name, "--data-dir", str(layout.home(machine) / "data")),
-        *("--listen-client-urls", f"{client},{scheme}://127.0.0.1:{CLIENT_PORT}", "--advertise-client-urls", client),
+        *(
+            "--listen-client-urls",
+            f"{client},{scheme}://{joined(settings.loopback, CLIENT_PORT)}",
+            "--advertise-client-urls",
+            client,
+        ),
         *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
         *("--initial-cluster", cluster, "--initial-cluster-token", layout.id, "--initial-cluster-state", "new"),
         *("--auto-compaction-mode", "periodic", "--auto-compaction-retention", "10m"),

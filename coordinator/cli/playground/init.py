@@ -156,7 +156,7 @@ def _furnish(boot: Boot) -> None:
         command = ["mount", "-o", "loop,noatime", image, target]
         subprocess.run(command, check=True, env=boot.environment, timeout=10)
     socket.sethostname(boot.name)
-    commands = ["link set dev lo up", f"addr add {boot.address} dev eth0", "link set dev eth0 up"]
+    commands = ["link set dev lo up", f"addr add dev eth0 {boot.address}", "link set dev eth0 up"]
     subprocess.run(
         ["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True, env=boot.environment, timeout=10
     )

@@ -11,11 +11,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Address
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Literal, Self
 
+from drover.coordinator.addresses import joined
 from drover.coordinator.cli.errors import NotPossible, Usage
 
 MAX_NODES = len(ascii_lowercase)
@@ -47,7 +48,8 @@ class Machine:
 class Settings:
     """`playground.json`: what the user asked for. subnet: three bytes with dots. complete: `up` came to its end.
     lived: an `up` ever did, so that there may be data. btrfs: each node has a pool of its own. docker: an engine runs
-    on every node. tls: all ports and etcd have certificates.
+    on every node. tls: all ports and etcd have certificates. ipv6: machines have
+    addresses of IPv6 only.
 
     For tests: environment is added to that of every agent; etcd_port is where agents reach the etcd members, and can be
     that of a proxy in each member's network.
@@ -65,6 +67,7 @@ class Settings:
     lived: bool = True
     btrfs: bool = False
     tls: bool = False
+    ipv6: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     etcd_port: int = CLIENT_PORT
 
@@ -86,7 +89,22 @@ class Settings:
         raise Usage(f"there is no {name!r} in this playground", f"It has: {known}.")
 
     def address(self, machine: Machine) -> str:
-        return f"{self.subnet}.{machine.host}"
+        return self._address(machine.host)
+
+    def _address(self, host: int) -> str:
+        """With IPv6 it follows from the subnet, which this machine keeps free for the playground in either case."""
+        if not self.ipv6:
+            return f"{self.subnet}.{host}"
+        return str(IPv6Address(f"fd{':'.join(self.subnet.split('.'))}::{host}"))
+
+    @property
+    def prefix(self) -> int:
+        """Bits of an address that all machines share."""
+        return 64 if self.ipv6 else 24
+
+    @property
+    def loopback(self) -> str:
+        return "::1" if self.ipv6 else "127.0.0.1"
 
     @property
     def network(self) -> IPv4Network:
@@ -95,7 +113,7 @@ class Settings:
     @property
     def uplink_address(self) -> str:
         """This machine's own address in the subnet."""
-        return f"{self.subnet}.1"
+        return self._address(1)
 
     @property
     def scheme(self) -> str:
@@ -113,7 +131,7 @@ class Settings:
         return self._endpoints(self.etcd_port)
 
     def _endpoints(self, port: int) -> list[str]:
-        return [f"{self.scheme}://{self.address(machine)}:{port}" for machine in self.etcd_machines()]
+        return [f"{self.scheme}://{joined(self.address(machine), port)}" for machine in self.etcd_machines()]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from drover.coordinator.addresses import joined
 from drover.coordinator.cli.errors import Failed, NotPossible
 from drover.coordinator.cli.playground import blockdev, engine, etcd, filesystems, network, tools
 from drover.coordinator.cli.playground.cgroup import Group, mount_point
@@ -208,7 +209,7 @@ def _boot(place: Place) -> subprocess.Popen[str]:
         name=machine.name,
         cgroup=str(place.group.path),
         netns=str(layout.netns(machine)),
-        address=f"{settings.address(machine)}/24",
+        address=f"{settings.address(machine)}/{settings.prefix}{' nodad' if settings.ipv6 else ''}",
         binds=binds,
         images=images,
         service=service,
@@ -262,9 +263,9 @@ mount_root = "/srv/drover"
 {"" if settings.tls else "insecure = true"}
 {timings}
 [listen]
-grpc = "{address}:{GRPC_PORT}"
-http = "{address}:{HTTP_PORT}"
-data = "{address}:{DATA_PORT}"
+grpc = "{joined(address, GRPC_PORT)}"
+http = "{joined(address, HTTP_PORT)}"
+data = "{joined(address, DATA_PORT)}"
 
 [etcd]
 endpoints = [{endpoints}]

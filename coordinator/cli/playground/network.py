@@ -44,7 +44,8 @@ def make_switch(layout: Layout, settings: Settings) -> None:
         [
             f"link add {layout.uplink} address {layout.mac(1)} type veth"
             f" peer name {UPLINK_PORT} netns {layout.switch.name}",
-            f"addr add {settings.uplink_address}/24 dev {layout.uplink}",
+            f"addr add {settings.network[1]}/24 dev {layout.uplink}",
+            *([f"addr add {settings.uplink_address}/64 dev {layout.uplink} nodad"] if settings.ipv6 else []),
             f"link set dev {layout.uplink} up",
         ]
     )

@@ -21,7 +21,11 @@ def issue(layout: Layout, settings: Settings) -> None:
     if not place.certificate().exists():
         init(place.directory, f"playground-{layout.id}", AUTHORITY_DAYS, quiet=True)
     wanted = [
-        (machine.name, Role.NODE if machine.kind is Kind.NODE else Role.ETCD, (settings.address(machine), "127.0.0.1"))
+        (
+            machine.name,
+            Role.NODE if machine.kind is Kind.NODE else Role.ETCD,
+            (settings.address(machine), settings.loopback),
+        )
         for machine in settings.machines()
     ]
     for name, role, addresses in (*wanted, (USER, Role.OPERATOR, ())):

@@ -30,6 +30,7 @@ def up(
     btrfs: bool = False,
     docker: bool = False,
     tls: bool = False,
+    ipv6: bool = False,
 ) -> Settings:
     """Starts a playground and waits, at most `timeout` seconds, until etcd and every agent answer. What is left of an
     earlier life is removed first, data and logs stay; a failure leaves nothing running.
@@ -47,7 +48,18 @@ def up(
     layout.directory.mkdir(parents=True, exist_ok=True)
     with locked(layout.directory):
         asked = Settings(
-            nodes, members, "", agents, timings, etcd_fast, reset, docker, lived=False, btrfs=btrfs, tls=tls
+            nodes,
+            members,
+            "",
+            agents,
+            timings,
+            etcd_fast,
+            reset,
+            docker,
+            lived=False,
+            btrfs=btrfs,
+            tls=tls,
+            ipv6=ipv6,
         )
         settings = _settings(layout, asked)
         layout.save(settings)
