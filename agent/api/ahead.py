@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from drover.agent.api.caller import check_node
 from drover.agent.api.copies import channel
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.preparer import Preparer
@@ -16,6 +17,7 @@ from drover.agent.spans import Spans
 from drover.agent.tls import Files
 from drover.agent.workloads.base import WorkloadError, fingerprint
 from drover.agent.workloads.notes import now
+from drover.coordinator.identity import Stranger
 from drover.coordinator.specs import WorkloadSpec
 
 log = logging.getLogger(__name__)
@@ -26,13 +28,18 @@ _ANSWERS = 5.0
 
 
 class Workloads(drover_pb2_grpc.WorkloadsServicer):
-    """preparer: of the incarnation that lives; None: there is none."""
+    """preparer: of the incarnation that lives; None: there is none. secured: whoever calls has a node's certificate."""
 
-    def __init__(self, preparer: Callable[[], Preparer | None]) -> None:
-        self._preparer = preparer
+    def __init__(self, preparer: Callable[[], Preparer | None], secured: bool) -> None:
+        self._preparer, self._secured = preparer, secured
 
     async def Prepare(self, request: drover_pb2.PrepareRequest, context: Any) -> drover_pb2.PrepareResponse:
         """What is got ready is what etcd has: a caller can name a workload, and no more."""
+        if self._secured:
+            try:
+                check_node(context.auth_context())
+            except Stranger as stranger:
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(stranger))
         if (preparer := self._preparer()) is None:
             return drover_pb2.PrepareResponse(trouble="it takes no part in the cluster just now")
         try:

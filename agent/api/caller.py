@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from cryptography import x509
 
 from drover.coordinator.certificates import Certificate
-from drover.coordinator.identity import Peer, Stranger
+from drover.coordinator.identity import Peer, Role, Stranger
 
 
 def caller(auth_context: Mapping[str, Iterable[bytes]]) -> Peer:
@@ -19,3 +19,14 @@ def caller(auth_context: Mapping[str, Iterable[bytes]]) -> Peer:
     if peer is None:
         raise Stranger("the certificate of the call does not say whose it is")
     return peer
+
+
+def check_node(auth_context: Mapping[str, Iterable[bytes]], name: str | None = None) -> None:
+    """That the caller is a node, and this one. Raises Stranger."""
+    peer = caller(auth_context)
+    if peer.role is not Role.NODE or name not in (None, peer.name):
+        raise Stranger(
+            f"the certificate of the call is that of {peer.role} {peer.name}, not of node {name}"
+            if name is not None
+            else f"the certificate of the call is that of {peer.role} {peer.name}, not of a node"
+        )

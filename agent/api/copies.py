@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from drover.agent.api.caller import caller
+from drover.agent.api.caller import caller, check_node
 from drover.agent.api.tracing import calling
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.copying import Expected, Sent
@@ -67,7 +67,13 @@ class Copies(drover_pb2_grpc.CopiesServicer):
     async def Expect(
         self, request: drover_pb2.ExpectRequest, context: Any
     ) -> AsyncGenerator[drover_pb2.Expected, None]:
-        """Status FAILED_PRECONDITION with the reason where this node cannot receive it now."""
+        """Status FAILED_PRECONDITION with the reason where this node cannot receive it now, PERMISSION_DENIED where
+        the sender is somebody else than it says: that it holds the dataset is looked up by its name."""
+        if self._secured:
+            try:
+                check_node(context.auth_context(), request.sender)
+            except Stranger as stranger:
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(stranger))
         volume = Volume(request.dataset, request.uid, request.size, None, request.object)
         token = Token(request.cluster, request.uid, request.epoch, request.incarnation)
         expecting = self._receiver.expect(request.sender, request.backend, volume, token, list(request.guids))

@@ -51,7 +51,7 @@ async def serving(
         copies = Copies(receiver, Examiner(receiver.backends), tls is not None)
         drover_pb2_grpc.add_CopiesServicer_to_server(copies, server)
     if preparer is not None:
-        drover_pb2_grpc.add_WorkloadsServicer_to_server(Workloads(preparer), server)
+        drover_pb2_grpc.add_WorkloadsServicer_to_server(Workloads(preparer, tls is not None), server)
     health_pb2_grpc.add_HealthServicer_to_server(_Health(source), server)
     known = drover_pb2.DESCRIPTOR.services_by_name.items()
     left_out = {"Copies": receiver is None, "Workloads": preparer is None}

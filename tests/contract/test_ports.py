@@ -7,7 +7,7 @@ import json
 import socket
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from drover.agent.api.caller import caller
 from drover.agent.api.errors import CannotListen
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.config import load
+from drover.agent.copying import Expected
 from drover.agent.leave import Leave
 from drover.agent.ports import serving
 from drover.agent.receiving import Receiver
 from drover.agent.sight import Sight
+from drover.agent.storage.base import StorageError, Token, Volume
 from drover.agent.telemetry import Telemetry
 from drover.agent.tls import Files, client_context, known, server_context
 from drover.coordinator.addresses import joined
@@ -173,6 +175,36 @@ async def test_files_that_are_of_no_use_are_said_to_be_when_the_agent_starts(our
         async with http.serving(FakeSource(), telemetry, "127.0.0.1:0", mixed):
             pass
     telemetry.close()
+
+
+class Taker(Receiver):
+    """Notes who may send, and takes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None, {}, lambda: None)
+        self.senders: list[str] = []
+
+    async def expect(self, sender: str, backend: str, volume: Volume, token: Token) -> AsyncGenerator[Expected, None]:
+        self.senders.append(sender)
+        raise StorageError("no room")
+        yield
+
+
+async def test_a_stream_is_taken_from_the_node_that_its_certificate_says_and_from_no_other(ours: Certificates) -> None:
+    taker = Taker()
+    async with rpc.serving(FakeSource(), "127.0.0.1:0", ours.files("node-a"), receiver=taker) as port:
+        for name, sender in (("node-b", "node-b"), ("node-b", "node-a"), ("ann", "node-b"), ("ann", "ann")):
+            async with grpc.aio.secure_channel(
+                f"127.0.0.1:{port}", credentials(ours.files(name)), options=OWN
+            ) as channel:
+                stub: Any = drover_pb2_grpc.CopiesStub(channel)
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await stub.Expect(drover_pb2.ExpectRequest(dataset="pgdata", sender=sender), timeout=5).read()
+                allowed = (name, sender) == ("node-b", "node-b")
+                code = grpc.StatusCode.FAILED_PRECONDITION if allowed else grpc.StatusCode.PERMISSION_DENIED
+                assert refused.value.code() == code
+                assert allowed or f"not of node {sender}" in (refused.value.details() or "")
+    assert taker.senders == ["node-b"]
 
 
 async def test_a_grpc_call_says_who_has_called(ours: Certificates) -> None:

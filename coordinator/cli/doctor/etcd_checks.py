@@ -169,7 +169,7 @@ def plain_text(facts: EtcdFacts) -> list[Finding]:
         open_ones |= {f"http://{it.address}" for it in facts.members if not is_loopback(it.address)}
     if open_ones:
         todo = "Whoever reaches these can read and change everything: use TLS (https), or keep etcd on loopback."
-        return [warning("plain text", f"etcd talks without TLS at {listing(sorted(open_ones))}", todo)]
+        return [warning("INSECURE", f"etcd talks without TLS at {listing(sorted(open_ones))}", todo)]
     return []
 
 

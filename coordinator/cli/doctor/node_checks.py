@@ -107,7 +107,7 @@ def addresses(it: Examination, picture: Picture | None) -> list[Finding]:
     found = [failing("ports", f"something else listens on {address}", todo) for address in it.taken]
     if it.plain:
         todo = "Whoever reaches these sees what this node has: listen on loopback, or set the table [tls]."
-        found.append(warning("plain text", f"the agent answers without TLS at {listing(it.plain)}", todo))
+        found.append(warning("INSECURE", f"the agent answers without TLS at {listing(it.plain)}", todo))
     return found
 
 
