@@ -236,6 +236,7 @@ class Settings(BaseSettings):
     state_dir: values.AbsolutePath = Path("/var/lib/drover")
     mount_root: values.AbsolutePath = Path("/srv/drover")
     cgroup: Annotated[str, AfterValidator(values.cgroup)] = "drover"
+    group: Annotated[str, Field(pattern=r"[a-z_][a-z0-9_-]{0,31}")] = "drover"
     machine_id: Annotated[str, AfterValidator(values.machine_id)] = ""
     timings: Annotated[Timings, BeforeValidator(values.timings)] = PROFILES["default"]
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,4 +1,4 @@
-"""The agent's own socket, for root on this machine: `drover-agent shutdown` asks the agent to leave."""
+"""The agent's own socket, on this machine only: `drover-agent shutdown` asks the agent to leave."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from drover.agent.leave import STOPS, TELLS, Leave, Outcome
+from drover.agent.sockets import restrict
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ class NoAgent(Exception):
 
 
 @contextlib.asynccontextmanager
-async def serving(run_dir: Path, leave: Leave) -> AsyncIterator[None]:
-    """Until the block is left; only for root. Raises OSError."""
+async def serving(run_dir: Path, leave: Leave, group: str) -> AsyncIterator[None]:
+    """Until the block is left; for root and this group. Raises OSError."""
     path = run_dir / SOCKET
     path.unlink(missing_ok=True)  # one agent at a time has run_dir
     with socket.socket(socket.AF_UNIX) as listening:
@@ -35,6 +36,7 @@ async def serving(run_dir: Path, leave: Leave) -> AsyncIterator[None]:
             listening.bind(str(path))
         finally:
             os.umask(before)
+        restrict(path, group)
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:

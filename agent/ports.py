@@ -50,7 +50,7 @@ async def serving(
     async with (
         rpc.serving(sight, listen.grpc, files, receiver=receiver, preparer=preparer, spans=telemetry.spans),
         http.serving(sight, telemetry, listen.http, None if plain else files, anyone),
-        control.serving(settings.run_dir, leave),
+        control.serving(settings.run_dir, leave, settings.group),
     ):
         yield
 
@@ -94,5 +94,5 @@ async def serve_volumes(settings: Settings, member: Member, users: Users, local:
 
     docker = settings.docker
     volumes = docker_volume.Volumes(member, users, path, Defaults(docker.backend, docker.size))
-    async with docker_volume.serving(volumes, Path(docker.socket)):
+    async with docker_volume.serving(volumes, Path(docker.socket), settings.group):
         await asyncio.Event().wait()

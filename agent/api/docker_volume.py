@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -23,6 +22,7 @@ from aiohttp import web
 from drover.agent.api import docker_calls as calls
 from drover.agent.api.docker_options import Defaults, WrongOption, dataset_of, difference, spec_of, volume_of
 from drover.agent.api.errors import CannotListen
+from drover.agent.sockets import restrict
 from drover.agent.users import Users
 from drover.coordinator.keys import Kind
 from drover.coordinator.member import Member
@@ -248,8 +248,8 @@ class Volumes:
 
 
 @asynccontextmanager
-async def serving(volumes: Volumes, socket: Path) -> AsyncIterator[None]:
-    """Until the block is left. Raises CannotListen."""
+async def serving(volumes: Volumes, socket: Path, group: str) -> AsyncIterator[None]:
+    """Until the block is left; for root and this group. Raises CannotListen."""
 
     async def answer(request: web.Request) -> web.Response:
         try:
@@ -268,7 +268,7 @@ async def serving(volumes: Volumes, socket: Path) -> AsyncIterator[None]:
         try:
             socket.parent.mkdir(parents=True, exist_ok=True)
             await web.UnixSite(runner, str(socket)).start()
-            os.chmod(socket, 0o600)
+            restrict(socket, group)
         except OSError as error:
             raise CannotListen(f"cannot listen on {socket} (docker.socket): {error.strerror}") from None
         yield
