@@ -22,7 +22,7 @@ from drover.agent.storage.mounts import usage
 from drover.agent.telemetry import Telemetry
 from drover.coordinator.keys import Keys
 from drover.coordinator.member import Member
-from drover.coordinator.records import Phase, State, Status, Tenure
+from drover.coordinator.records import Copies, Copy, Phase, State, Status, Tenure
 from drover.coordinator.specs import DatasetSpec
 from drover.coordinator.store import Change, Store
 from drover.coordinator.timings import PROFILES
@@ -34,9 +34,9 @@ RUNS = 30
 
 
 def _view() -> View:
-    """Of a cluster with all the datasets here, active."""
+    """Of a cluster with all the datasets here, active, and a copy of each elsewhere."""
     view = View(cast(Store, None), keys := Keys("/drover"))
-    spec = DatasetSpec(backend="loopback", size=1 << 30)
+    spec = DatasetSpec(backend="btrfs", size=1 << 30, replicas=1)
     changes: list[Change] = []
 
     def put(key: str, value: bytes) -> None:
@@ -52,9 +52,11 @@ def _view() -> View:
             state=State.ACTIVE,
             uid=name,
             created=1,
-            backend="loopback",
+            backend="btrfs",
             txn="1",
         )
+        copy = Copy(guid=name, name=name, taken=1.0)
+        put(keys.copies(name), Copies(epoch=1, uid=name, standbys=("node-b",), nodes={"node-b": copy}).encode())
         put(keys.dataset(name), spec.encode())
         put(keys.owner(name), tenure.encode())
         put(keys.status(name), Status(phase=Phase.ACTIVE, node="node-a", epoch=1).encode())
@@ -90,6 +92,7 @@ async def _run(directory: Path) -> tuple[list[float], list[float]]:
             took = time.perf_counter() - began
             lines = body.decode().splitlines()
             seen.append(sum(line.startswith("drover_dataset_used_bytes{") for line in lines))
+            assert sum(line.startswith("drover_replica_age_seconds{") for line in lines) == DATASETS
             return took
 
         await asyncio.to_thread(scrape)
