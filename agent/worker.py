@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from drover.agent import logs
+from drover.agent.causes import Causes
 from drover.agent.execute import Executor
 from drover.agent.leave import Leave
 from drover.agent.plan import Plan, plan
 from drover.agent.reporter import Reporter
 from drover.agent.situation import TRIES, Blocked, Situation, Trouble
-from drover.agent.steps import AT_STORAGE, Activate, Clear, LastIncrement, StartWorkload, Step, TakeClaim, Unpublish
+from drover.agent.steps import AT_STORAGE, LastIncrement, StartWorkload, Step, Unpublish
 from drover.agent.storage.base import Busy, StorageError
 from drover.agent.users import Users
 from drover.agent.workloads.base import Absent, Condition, Exited, WorkloadError
@@ -25,9 +26,7 @@ from drover.coordinator.protocol import placement
 from drover.coordinator.protocol.dataset import Cluster, Dataset
 from drover.coordinator.protocol.leaving import Leaving
 from drover.coordinator.protocol.placement import Claim
-from drover.coordinator.records import Phase, Tenure
 from drover.coordinator.store import StoreError
-from drover.coordinator.trace import NOTHING, Cause
 from drover.coordinator.verbs import NotLive
 
 log = logging.getLogger(__name__)
@@ -57,18 +56,6 @@ def pause_after(tries: int) -> float:
     return min(_FIRST * 2.0 ** min(tries - 1, 16), _LONGEST)
 
 
-def _wished(asking: Dataset | None, now: float) -> Cause:
-    """What follows from a wish; one that nobody gave a trace begins its own, now."""
-    told = asking.desired_trace if asking and not asking.answered else ""
-    if not asking or not trace.trace_id(told):
-        return Cause(trace.new(), now)
-    return Cause(told, now if asking.desired_at is None else asking.desired_at)
-
-
-def _cause_of(tenure: Tenure) -> Cause:
-    return Cause(tenure.trace, tenure.begun) if trace.trace_id(tenure.trace) else NOTHING
-
-
 class Worker:
     """Works on one unit until it is retired; a step that has begun is finished first."""
 
@@ -89,12 +76,7 @@ class Worker:
         self._failures: dict[str, int] = {}
         self._unstarted: dict[str, tuple[int, str]] = {}
         """By workload: how often in a row it could not be started, and why not."""
-        self._cause = NOTHING
-        """What the change of epoch that is under way belongs to."""
-        self._under = ""
-        """The traceparent of the fence that a claim rests on."""
-        self._asked = 0
-        """The revision of the `desired` that it answers."""
+        self._causes = Causes()
 
     def wake(self) -> None:
         self._wake.set()
@@ -120,11 +102,12 @@ class Worker:
                 self.parted = decided.parted
                 self._shared.leave.changed.set()
             if decided.steps:
-                self._cause = self._belongs_to(situation, decided)
-                with logs.about(situation.unit), trace.because(self._cause):
+                cause = self._causes.of(situation, decided, time.time())
+                with logs.about(situation.unit), trace.because(cause):
                     await self._run(situation, decided)
             else:
-                self._cause = self._settled(situation, decided)
+                if (whole := self._causes.ended(situation, decided)) is not None:
+                    self._shared.execute.telemetry.covered(whole.name, whole.cause, whole.under, **whole.attributes)
                 wait = None if decided.wake is None else decided.wake - time.clock_gettime(time.CLOCK_BOOTTIME)
                 await self._sleep(wait)
 
@@ -181,47 +164,6 @@ class Worker:
                 if d.tenure and (known := shared.execute.cutovers.get(d.name)) and known[0] == d.tenure.epoch
             },
         )
-
-    def _belongs_to(self, s: Situation, decided: Plan) -> Cause:
-        """What these steps are part of: a move is, since somebody wished for it, a fail-over since the fence, and
-        either goes on at the new holder until the dataset is active there. Others are part of nothing."""
-        now = time.time()
-        if decided.leaving:
-            asking = placement.newest_desired(s.unit)
-            revision = asking.desired_revision if asking else 0
-            if not self._cause.parent or revision != self._asked:
-                self._asked = revision
-                return _wished(asking, now)
-        elif (claim := next((step.claim for step in decided.steps if isinstance(step, TakeClaim)), None)) is not None:
-            taken = [d for d in s.unit if d.name in claim.datasets]
-            if claim.evidence is None:
-                return _wished(placement.newest_desired(taken), now)
-            fences = [
-                s.cluster.fences[d.tenure.incarnation]
-                for d in taken
-                if d.tenure and d.tenure.incarnation in s.cluster.fences
-            ]
-            self._under = next((fence.trace for fence in fences if trace.trace_id(fence.trace)), "")
-            return Cause(
-                trace.child(self._under), min((at for fence in fences if (at := fence.when) is not None), default=now)
-            )
-        elif any(isinstance(step, Clear | Activate) for step in decided.steps):
-            return next((c for d in s.mine if d.tenure and (c := _cause_of(d.tenure)).parent), NOTHING)
-        return self._cause
-
-    def _settled(self, s: Situation, decided: Plan) -> Cause:
-        """There is nothing to do. The span of what has just come to its end here is told; what only waits goes on."""
-        mine = [d.tenure for d in s.mine if d.tenure and self._cause.parent and d.tenure.trace == self._cause.parent]
-        if not mine:
-            return NOTHING
-        if not all(decided.statuses[d.name].phase is Phase.ACTIVE for d in s.mine if d.name in decided.statuses):
-            return self._cause
-        first, names = mine[0], sorted(d.name for d in s.mine)
-        what = "Failover" if first.evidence else "Move" if first.source else "Claim"
-        told = {"datasets": names, "from": [first.before], "to": [first.node], "epoch": [str(first.epoch)]}
-        self._shared.execute.telemetry.covered(what, self._cause, self._under, **told)
-        self._under = ""
-        return NOTHING
 
     def _claim_since(self, now: float, unit: tuple[Dataset, ...], cluster: Cluster) -> float | None:
         """When the claim that is open was first decided on: its delay counts from there."""
