@@ -287,7 +287,7 @@ async def _answer(volumes: Volumes, method: str, body: bytes) -> Body:
         asked = json.loads(body)
         name, id = str(asked.get("Name", "")), str(asked.get("ID", ""))
         options = {str(k): str(v) for k, v in (asked.get("Opts") or {}).items()}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise Refused(f"the request cannot be read: {error}") from None
     done: Mapping[str, Callable[[], Awaitable[object]]] = {
         "VolumeDriver.Create": lambda: volumes.create(name, options),

@@ -107,7 +107,9 @@ def answer(connection: socket.socket, terms: Terms) -> Wire:
 
 
 def _wrong(kind: Kind, hello: Mapping[str, Any], terms: Terms) -> str:
-    if kind is not Kind.HELLO or not hmac.compare_digest(str(hello.get("secret")).encode(), terms.secret.encode()):
+    if kind is not Kind.HELLO or not hmac.compare_digest(
+        str(hello.get("secret")).encode(errors="replace"), terms.secret.encode()
+    ):
         return "it does not know the secret of this stream"
     if hello.get("version") != VERSION:
         return f"it speaks version {hello.get('version')} of the data path, and this node version {VERSION}"

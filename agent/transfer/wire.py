@@ -210,7 +210,7 @@ def parsed(payload: memoryview) -> dict[str, Any]:
     """Raises Lost where it is no JSON object."""
     try:
         message = json.loads(bytes(payload))
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
         raise Lost("the other side sent what is no message")
