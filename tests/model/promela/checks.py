@@ -40,6 +40,7 @@ def _reach(name: str, model: str, *defines: str) -> Check:
 
 
 SESSION, GATE, OWNERSHIP, GROUP = "session.pml", "gate.pml", "ownership.pml", "group.pml"
+LEAVING = "leaving.pml"
 TWO, BLOCK = "N=2", ("N=2", "EXCLUSIVE")
 SMALL, LONG = ("ROUNDS=2", "BEATS=2"), ("DEATHS=0",)
 
@@ -108,6 +109,8 @@ DESIGNED = (
         "LIVES=3",
     ),
     _holds("group", "two datasets of a unit are never held apart; all or none", GROUP, quick=True),
+    _holds("leaving", "who has left writes nothing; who has vanished holds nothing", LEAVING, quick=True),
+    _holds("leaving, called off twice", "the same, longer", LEAVING, "CALLS_OFF=2"),
     _holds("group, two fences", "the same, longer", GROUP, "FENCES=2", "MOVES=3", "EPOCHS=5"),
 )
 
@@ -236,6 +239,20 @@ BAD = (
     _bad(
         "the rule of life (block)", "a restarted agent does not touch", OWNERSHIP, *BLOCK, "BAD_NO_TOUCH_AFTER_RESTART"
     ),
+    _bad("the ladder before the last word", "it says that it has left first", LEAVING, "BAD_SAID_BEFORE_THE_LADDER"),
+    _bad(
+        "the lease goes first", "it reads what it holds first", LEAVING, "BAD_READ_BEFORE_THE_LEASE_IS_GONE", quick=True
+    ),
+    _bad("what it holds is asked as of now", "a read from the past is believed", LEAVING, "BAD_READ_OF_THE_PAST"),
+    _bad("the last word is compared", "it is put whatever is there", LEAVING, "BAD_LAST_UNCOMPARED"),
+    _bad(
+        "here by a newer beat",
+        "a new start is here for others before its heartbeat",
+        LEAVING,
+        "BAD_HERE_BEFORE_ITS_BEAT",
+    ),
+    _bad("entitled by a newer beat", "a new start goes by the old one", LEAVING, "BAD_ENTITLED_BY_AN_OLD_BEAT"),
+    _bad("its fence compares the heartbeat", "it is not compared", LEAVING, "BAD_FENCE_UNCOMPARED"),
     _bad("all or none", "a transaction on two writes what it can", GROUP, "BAD_NOT_ALL_OR_NONE"),
     _bad("one claim for all", "each dataset is claimed by itself", GROUP, "BAD_ONE_BY_ONE"),
     _bad("the whole unit is compared", "only what is written is compared", GROUP, "BAD_ONLY_WRITTEN_COMPARED"),
@@ -258,6 +275,9 @@ REACHED = (
     _reach("a fence of silence that was raised", OWNERSHIP, TWO, "ARMED=0", "REACH_RAISED"),
     _reach("a claim under way, its fence collected", OWNERSHIP, TWO, "COLLECT", "REACH_COLLECTED"),
     _reach("failed over (block)", OWNERSHIP, *BLOCK, "REACH_FAIL_OVER"),
+    _reach("left, fenced and followed", LEAVING, "REACH_LEFT_AND_FENCED"),
+    _reach("called off, its last word under way", LEAVING, "REACH_CALLED_OFF"),
+    _reach("vanished, its claim under way", LEAVING, "REACH_VANISHED"),
     _reach("a unit failed over", GROUP, "REACH_FAIL_OVER"),
     _reach("the second one claimed beside the first", GROUP, "REACH_BESIDE"),
 )
