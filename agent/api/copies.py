@@ -22,6 +22,8 @@ from drover.agent.tls import Files
 from drover.agent.transfer.base import Ticket
 from drover.coordinator.identity import Role, Stranger
 
+_SAID = 1000
+"""Characters of a reason, which may have what was sent in it: gRPC drops one that is too long."""
 _READY = 30.0
 """Seconds that the other node may take to get ready."""
 
@@ -87,7 +89,7 @@ class Copies(drover_pb2_grpc.CopiesServicer):
                     snapshots=[drover_pb2.Copy(guid=one.guid, name=one.name) for one in ready.snapshots],
                 )
         except StorageError as error:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error)[:_SAID])
         finally:
             await expecting.aclose()
 
