@@ -400,7 +400,6 @@ QUICK = (
     "answers for good",
     "epoch restarts",
     "destroys unasked",
-    "unverified copy",
     "copy not durable",
     "claims without data",
 )
