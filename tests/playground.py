@@ -67,16 +67,17 @@ class Playground:
         docker: bool = False,
         tls: bool = False,
         ipv6: bool = False,
+        zfs: bool = False,
     ) -> None:
         self.btrfs = btrfs
+        self._zfs = zfs
         self.layout = Layout.of(directory)
         self._options = (nodes, etcd, agents, timings, etcd_fast, reset)
         self._docker, self._tls, self._ipv6 = docker, tls, ipv6
 
     def __enter__(self) -> Self:
-        self.settings = up(
-            self.layout, *self._options, btrfs=self.btrfs, docker=self._docker, tls=self._tls, ipv6=self._ipv6
-        )
+        kinds = {"btrfs": self.btrfs, "zfs": self._zfs, "docker": self._docker}
+        self.settings = up(self.layout, *self._options, **kinds, tls=self._tls, ipv6=self._ipv6)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -20,9 +20,9 @@ from drover.agent.storage.zfs_command import Failed, Zfs
 
 BIN = Path(sys.executable).parent
 _DAEMON = """
-for mount in / /run /run/lock /etc /var /var/lib; do mount --make-private "$mount" 2>/dev/null; done
-for own in /run/zfs /run/lock /etc/zfs /var/lib/zfs; do mkdir -p "$own" && mount -t tmpfs none "$own" || exit 1; done
-mkdir /run/lock/zfs
+for mount in / /run /etc /var /var/lib; do mount --make-private "$mount" 2>/dev/null; done
+for own in /run /etc/zfs /var/lib/zfs; do [ ! -d "$own" ] || mount -t tmpfs none "$own" || exit 1; done
+mkdir -p /run/lock/zfs /run/zfs
 exec "$0" --no-daemon --no-kstat-mount
 """
 

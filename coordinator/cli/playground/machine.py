@@ -11,7 +11,7 @@ from pathlib import Path
 
 from drover.coordinator.addresses import joined
 from drover.coordinator.cli.errors import Failed, NotPossible
-from drover.coordinator.cli.playground import blockdev, engine, etcd, filesystems, network, tools
+from drover.coordinator.cli.playground import blockdev, engine, etcd, filesystems, network, tools, zfs
 from drover.coordinator.cli.playground.cgroup import Group, mount_point
 from drover.coordinator.cli.playground.devices import Devices
 from drover.coordinator.cli.playground.init import SERVICE_PID, Boot, Companion
@@ -200,8 +200,11 @@ def _boot(place: Place) -> subprocess.Popen[str]:
         if settings.btrfs:
             images.append(_pool(place))
         service = [tools.find("drover-agent"), "--config", str(place.home / "agent.toml")]
+        if settings.zfs:
+            service = zfs.after(service)
+            companions.append(Companion("zfs", zfs.command(place.home), str(place.home / "zfs.log")))
         if settings.docker:
-            companions = [Companion("engine", engine.command(place.home), str(layout.engine_log(machine)))]
+            companions.append(Companion("engine", engine.command(place.home), str(layout.engine_log(machine))))
     else:
         service = etcd.command(layout, settings, machine)
     place.group.make()
@@ -245,6 +248,7 @@ def _agent_settings(place: Place) -> str:
     endpoints = ", ".join(f'"{endpoint}"' for endpoint in settings.agent_endpoints)
     timings = f'timings = "{settings.timings}"\n' if settings.timings else ""
     pool = f'[backends.btrfs]\npool = "{place.layout.pool(place.machine)}"\n\n' if settings.btrfs else ""
+    pool += zfs.settings() if settings.zfs else ""
     docker = (
         f'\n[docker]\nsocket = "/run/docker/plugins/drover.sock"\nengine = "{engine.SOCKET}"\nbackend = "loopback"\n'
         'size = "320MiB"\n'

@@ -22,6 +22,9 @@ _PACKAGES = {
     "dockerd": "docker.io",
     "iptables": "iptables",
     "busybox": "busybox-static",
+    "zfs-fuse": "zfs-fuse",
+    "zfs": "zfs-fuse",
+    "zpool": "zfs-fuse",
 }
 
 

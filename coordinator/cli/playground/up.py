@@ -10,6 +10,7 @@ from pathlib import Path
 
 from drover.coordinator.cli.errors import NotPossible, Usage
 from drover.coordinator.cli.playground import cgroup, engine, etcd, machine, network, secrets, tools
+from drover.coordinator.cli.playground import zfs as pools
 from drover.coordinator.cli.playground.down import take_down
 from drover.coordinator.cli.playground.layout import MAX_NODES, Kind, Layout, Machine, Profile, Settings, free_subnet
 from drover.coordinator.cli.playground.lock import locked
@@ -31,6 +32,7 @@ def up(
     docker: bool = False,
     tls: bool = False,
     ipv6: bool = False,
+    zfs: bool = False,
 ) -> Settings:
     """Starts a playground and waits, at most `timeout` seconds, until etcd and every agent answer. What is left of an
     earlier life is removed first, data and logs stay; a failure leaves nothing running.
@@ -45,6 +47,8 @@ def up(
     _check_machine(layout, btrfs)
     if docker:
         engine.check()
+    if zfs:
+        pools.check()
     layout.directory.mkdir(parents=True, exist_ok=True)
     with locked(layout.directory):
         asked = Settings(
@@ -60,6 +64,7 @@ def up(
             btrfs=btrfs,
             tls=tls,
             ipv6=ipv6,
+            zfs=zfs,
         )
         settings = _settings(layout, asked)
         layout.save(settings)
