@@ -1,4 +1,5 @@
-"""Real ZFS for tests: a zfs-fuse and a pool on a file for each node, side by side on this machine.
+"""Real ZFS for tests: a zfs-fuse and a pool on a file for each node, side by side on this machine; or a pool of OpenZFS
+for each, in the machine of tests/openzfs.py.
 
 Each daemon has a mount namespace of its own, in which its lock, its socket and what it knows of pools are; what it
 mounts below the directory that they share is seen here as well. `programs` is a directory of zfs and zpool that speak
@@ -6,6 +7,7 @@ to it."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from pathlib import Path
 from drover.agent.storage import mounts
 from drover.agent.storage.zfs_command import Failed, Zfs
 
+OPENZFS = "DROVER_TEST_OPENZFS"
+"""Names, in the environment, the directory of zfs and zpool of a kernel that has OpenZFS."""
 BIN = Path(sys.executable).parent
 _DAEMON = """
 for mount in / /run /etc /var /var/lib; do mount --make-private "$mount" 2>/dev/null; done
@@ -34,7 +38,7 @@ class Node:
     pool: str
     image: Path
     programs: Path
-    daemon: subprocess.Popen[bytes]
+    daemon: subprocess.Popen[bytes] | None = None
 
     @property
     def zfs(self) -> Zfs:
@@ -57,7 +61,12 @@ def zfs_nodes(
     nodes: dict[str, Node] = {}
     try:
         for name in names:
-            nodes[name] = _start(directory, name)
+            programs = os.environ.get(OPENZFS)
+            nodes[name] = (
+                Node(f"drover-{name}", directory / f"{name}.img", Path(programs))
+                if programs
+                else _start(directory, name)
+            )
         for node in nodes.values():
             _ready(node)
             if image is None:
@@ -68,11 +77,14 @@ def zfs_nodes(
         yield nodes
     finally:
         for mount in reversed(mounts.table()):
-            if mount.fs.startswith("fuse") and mount.path.startswith(f"{directory}/"):
+            if mount.fs in ("fuse.zfs", "zfs") and mount.path.startswith(f"{directory}/"):
                 mounts.unmount(mount.path, mounts.MNT_DETACH)
         for node in nodes.values():
-            node.daemon.kill()
-            node.daemon.wait()
+            if node.daemon is None:
+                node.zfs.zpool("destroy", "-f", node.pool)
+            else:
+                node.daemon.kill()
+                node.daemon.wait()
         mounts.unmount(str(directory), mounts.MNT_DETACH)
 
 
@@ -95,7 +107,7 @@ def _ready(node: Node) -> None:
             node.zfs.zpool("list")
             break
         except Failed as error:
-            if not error.no_zfs or time.monotonic() > deadline or node.daemon.poll() is not None:
+            if not error.no_zfs or time.monotonic() > deadline or (node.daemon and node.daemon.poll() is not None):
                 raise
         time.sleep(0.01)
 

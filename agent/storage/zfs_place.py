@@ -163,6 +163,8 @@ def look(at: Place) -> Seen:
     details: dict[str, dict[str, str]] = {}
     try:
         for name, key, value, source in at.zfs.properties(_SEEN, at.top, deep=True):
+            if "#" in name:
+                continue  # a bookmark
             if "@" in name:
                 details.setdefault(name, {})[key] = value
             else:

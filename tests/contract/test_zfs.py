@@ -155,6 +155,7 @@ class TestZfs(CopiesContract):
         await nodes.a.publish(volume, token)
         write_synced(nodes.a.path(volume) / "file", MiB)
 
+    @pytest.mark.zfs_fuse
     async def test_what_the_target_has_said_to_have_survives_that_its_machine_stops(
         self, nodes: TwoNodes, pools: Pools, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
@@ -163,12 +164,14 @@ class TestZfs(CopiesContract):
         write_synced(nodes.a.path(volume) / "file", 4 * MiB)
         taken = await copies(nodes.a).snapshot(volume, token)
         await carry(nodes.a, nodes.b, volume, token, taken)
-        pools.at["b"].daemon.send_signal(signal.SIGSTOP)
+        daemon = pools.at["b"].daemon
+        assert daemon
+        daemon.send_signal(signal.SIGSTOP)
         try:
             with zfs_nodes(tmp_path_factory.mktemp("again"), "c", image=pools.at["b"].image) as again:
                 shown = again["c"].zfs.zfs("list", "-H", "-t", "snapshot", "-o", "name")
         finally:
-            pools.at["b"].daemon.send_signal(signal.SIGCONT)
+            daemon.send_signal(signal.SIGCONT)
         assert f"{volume.uid}/data@{taken.name}" in shown
 
 
