@@ -3,7 +3,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test test-all chaos model unit sim lint proto bench-container bench-move bench-btrfs bench-transfer bench-failover bench-heartbeats bench-idle bench-scrape clean
+.PHONY: setup demo test test-all chaos model unit sim lint proto bench-container bench-move bench-btrfs bench-zfs bench-transfer bench-failover bench-heartbeats bench-idle bench-scrape clean
 
 setup: ; @tools/setup
 demo: setup ; @$(BIN)/python -m tools.demo
@@ -40,6 +40,8 @@ proto: setup ; tools/proto
 bench-container: setup ; $(BIN)/python -m bench.container
 bench-move: setup ; $(BIN)/python -m bench.move
 bench-btrfs: setup ; $(BIN)/python -m bench.btrfs
+bench-zfs: setup ; @bench/zfs_peers.sh
+	$(BIN)/python -m bench.zfs
 bench-transfer: setup ; $(BIN)/python -m bench.transfer
 # Fewer runs or seconds only show that it works: make bench-failover RUNS=1
 RUNS ?= 20

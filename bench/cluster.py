@@ -15,11 +15,11 @@ from tests.playground import Playground, eventually
 
 
 @contextmanager
-def cluster(etcd: int = 3, reset: bool = False, btrfs: bool = False) -> Iterator[Playground]:
-    """Three nodes, default timings, etcd's own defaults. reset: every node is armed. btrfs: and has a pool."""
+def cluster(etcd: int = 3, reset: bool = False, btrfs: bool = False, zfs: bool = False) -> Iterator[Playground]:
+    """Three nodes, default timings, etcd's own defaults. reset: every node is armed. btrfs, zfs: and has a pool."""
     with tempfile.TemporaryDirectory(prefix="drover-bench-", dir="/var/tmp") as directory:
         where = Path(directory) / "playground"
-        with Playground(where, nodes=3, etcd=etcd, timings="default", reset=reset, btrfs=btrfs) as playground:
+        with Playground(where, nodes=3, etcd=etcd, timings="default", reset=reset, btrfs=btrfs, zfs=zfs) as playground:
             yield playground
 
 

@@ -66,24 +66,26 @@ class Zfs:
 
     def run(self, program: str, arguments: Sequence[str], timeout: float) -> str:
         command, shown = [self.find(program), *arguments], " ".join((program, *arguments))
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            cwd="/",
+            env=os.environ | {"LC_ALL": "C"},
+        )
         try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                cwd="/",
-                env=os.environ | {"LC_ALL": "C"},
-                timeout=timeout,
-            )
+            printed, errors = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
+            process.kill()  # and not waited for: it may hang in the kernel
             message = f"'{shown}' did not end within {timeout:g} s: is the pool suspended? See zpool status"
             raise Failed(message, "") from None
-        if done.returncode == 0:
-            return done.stdout
-        said = "; ".join(done.stderr.strip().splitlines()[:3])
-        how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else "failed"
+        if process.returncode == 0:
+            return printed
+        said = "; ".join(errors.strip().splitlines()[:3])
+        how = f"was killed by signal {-process.returncode}" if process.returncode < 0 else "failed"
         if any(word in said for word in _FULL):
             raise NoRoom(f"no room: '{shown}' {how}: {said}; delete something or enlarge the pool")
         raise Failed(f"'{shown}' {how}: {said or 'it said nothing'}", said)

@@ -18,8 +18,8 @@ from drover.agent.storage.zfs_command import Failed, Zfs
 PATIENCE = 0.5
 """Seconds that something which is busy may take to become free: a process that was just killed still closes files."""
 _KINDS = ("zfs", "fuse.zfs", "fuse")
-_CUT = 1.0
-"""Seconds that a command may take at the deadline."""
+_CUT = 0.4
+"""Seconds that each of two commands may take at the deadline: other back ends wait for their turn."""
 
 
 def of_root(root: str) -> dict[str, list[Mount]]:
