@@ -1,5 +1,5 @@
 """Real ZFS for tests: a zfs-fuse and a pool on a file for each node, side by side on this machine; or a pool of OpenZFS
-for each, in the machine of tests/openzfs.py.
+for each, where DROVER_TEST_OPENZFS names the directory of zfs and zpool of a kernel that has it.
 
 Each daemon has a mount namespace of its own, in which its lock, its socket and what it knows of pools are; what it
 mounts below the directory that they share is seen here as well. `programs` is a directory of zfs and zpool that speak
