@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster, Dataset, Writer, boottime
 from tests.cluster.writer import RECORDS, check
-from tests.playground import Playground, eventually
+from tests.playground import DROVER, Playground, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("copies")]
 
@@ -304,3 +307,46 @@ def test_of_what_came_in_part_only_nothing_stays_at_the_target(cluster: Cluster)
     data.active_on("node-b", within=60)
     pool = f"{cluster.playground.home('node-b')}/pool/{data.owner['uid']}"
     assert cluster.playground.exec("node-b", "ls", f"{pool}/incoming").stdout == ""
+
+
+def begun(cluster: Cluster, data: Dataset, node: str) -> subprocess.Popen[str]:
+    """`drover move --wait`, once it has told of the wish."""
+    command = [DROVER, "move", data.name, node, "--wait", "--endpoints", ",".join(cluster.playground.endpoints)]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert watching.stdout
+    assert f"→ {node}" in watching.stdout.readline()
+    return watching
+
+
+def test_whoever_waits_for_a_move_sees_its_trace_and_its_rounds(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-a", **SPEC)
+    cluster.playground.sh("node-a", f"head -c 48M /dev/urandom > {data.path}/large")
+    seen = cluster.drover("move", data.name, "node-b", "--wait").stdout
+    assert re.search(r"^  trace +[0-9a-f]{32}$", seen, re.MULTILINE)
+    assert re.search(r"^  round 1  4\d(\.\d)? MiB in .* MiB/s  all of it$", seen, re.MULTILINE)
+    assert re.search(r"^  the last increment takes about .*; it comes next$", seen, re.MULTILINE)
+    assert "active on node-b, epoch 2, cut-over" in seen.splitlines()[-1]
+
+
+@pytest.mark.long
+def test_a_move_in_the_middle_of_a_round_goes_on_after_ctrl_c_and_is_called_off_by_cancel(cluster: Cluster) -> None:
+    data = cluster.dataset(on="node-b", **SPEC)
+    cluster.playground.sh("node-b", f"head -c 128M /dev/urandom > {data.path}/more")
+    watching = begun(cluster, data, "node-c")
+    moving(cluster, data, "node-b")
+    cluster.playground.partition("node-c", "nodes")  # its round hangs in the middle for as long as the test needs
+    watching.send_signal(signal.SIGINT)
+    _, complaint = watching.communicate(timeout=20)
+    assert watching.returncode == 130
+    assert f"stopped watching. The move of {data.name} to node-c goes on." in complaint
+    assert data.status["phase"] == "moving"
+
+    told = cluster.drover("move", data.name, "--cancel").stdout
+    assert f"{data.name} stays on node-b: the move to node-c is called off" in told
+    cluster.playground.heal("node-c")
+    eventually(lambda: data.status["phase"] == "active", "it is as before", 10)
+    assert f"{data.name} to node-c: round" not in cluster.log("node-b")
+    after = json.loads(cluster.drover("move", data.name, "node-a", "--wait", "--json").stdout)
+    assert (after["dataset"]["node"], after["dataset"]["epoch"]) == ("node-a", 2)
+    assert len(after["trace"]) == 32
+    assert after["rounds"][data.name]

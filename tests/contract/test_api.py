@@ -29,9 +29,13 @@ from drover.agent.api.errors import CannotListen
 from drover.agent.api.source import Bell, DatasetView, NodeView, Progress, Session
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.room import Measure
+from drover.agent.rounds import Round
 from drover.agent.storage.base import Usage
 from drover.agent.telemetry import Gauges, Telemetry
+from drover.coordinator.cli import agents
+from drover.coordinator.cli.connection import Access
 from drover.coordinator.records import Phase
+from tests.etcd import free_ports
 
 LOCAL = "127.0.0.1:0"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -50,7 +54,7 @@ class FakeSource:
         return list(self.views.values())
 
     def node(self) -> NodeView:
-        return NodeView("node-a", "boot.1", Session.LIVE, 3.5)
+        return NodeView("node-a", "boot.1", Session.LIVE, 3.5, {"btrfs": 7 << 30})
 
     def used(self) -> dict[str, int]:
         return {"pgdata": 3 << 30}
@@ -112,6 +116,11 @@ MEDIA = DatasetView("media", Phase.WAITING, "loopback", 1 << 20)
 
 
 @pytest.fixture
+def free_port() -> int:
+    return free_ports(1)[0]
+
+
+@pytest.fixture
 def source() -> FakeSource:
     return FakeSource()
 
@@ -168,6 +177,7 @@ async def test_list_tells_everything_of_every_dataset_in_order_of_name(
         progress=drover_pb2.Progress(what="sending snapshot 3", done=5, total=9),
         here=True,
         since="2026-01-02T03:04:05.678Z",
+        used=3 << 30,
     )
 
 
@@ -181,7 +191,11 @@ async def test_list_of_names_tells_of_these_only(source: FakeSource, channel: gr
 async def test_get_tells_who_the_node_is_and_how_long_it_may_write(channel: grpc.aio.Channel) -> None:
     answer = await drover_pb2_grpc.NodeStub(channel).Get(drover_pb2.GetNodeRequest(), timeout=5)
     assert answer == drover_pb2.NodeState(
-        name="node-a", incarnation="boot.1", session=drover_pb2.SESSION_LIVE, deadline_margin_seconds=3.5
+        name="node-a",
+        incarnation="boot.1",
+        session=drover_pb2.SESSION_LIVE,
+        deadline_margin_seconds=3.5,
+        free={"btrfs": 7 << 30},
     )
 
 
@@ -489,3 +503,34 @@ async def test_bytes_that_are_no_request_end_their_own_call_and_nothing_else(
                 pass
     listed = await drover_pb2_grpc.DatasetsStub(channel).List(drover_pb2.ListRequest(), timeout=5)
     assert [dataset.name for dataset in listed.datasets] == ["pgdata"]
+
+
+async def test_the_command_line_reads_the_api_from_the_agent_and_sees_how_far_copies_are(source: FakeSource) -> None:
+    rounds = (Round(300, 2.0, True), Round(14, 0.1, False))
+    progress = Progress("round 3", 5, 14, "node-b", rounds, 0.1, True)
+    source.put(replace(PGDATA, progress=progress), MEDIA)
+    async with rpc.serving(source, LOCAL, grace=0) as port:
+        async with agents.asking("node-a", f"127.0.0.1:{port}", Access(None, None)) as agent:
+            async with aclosing(agent.copying(["pgdata"])) as states:
+                copying = (await anext(states))["pgdata"]
+                assert (copying.to, copying.sent, copying.total, copying.predicted) == ("node-b", 5, 14, 0.1)
+                assert [(one.bytes, one.seconds, one.full) for one in copying.rounds] == [
+                    (300, 2.0, True),
+                    (14, 0.1, False),
+                ]
+                assert copying.last
+                source.put(replace(PGDATA, progress=None))
+                assert await anext(states) == {}
+            assert await agent.used("pgdata") == 3 << 30
+            assert await agent.used("media") is None
+            source.say("backend.loopback", "the directory is gone")
+            assert await agent.room() == agents.Room({"btrfs": 7 << 30}, {"backend.loopback": "the directory is gone"})
+
+
+async def test_an_agent_that_is_not_there_is_not_heard_and_says_which(free_port: int) -> None:
+    with pytest.raises(agents.NotHeard, match="node-a's agent does not answer"):
+        async with agents.asking("node-a", f"127.0.0.1:{free_port}", Access(None, None)):
+            pytest.fail("nobody listens there")
+    with pytest.raises(agents.NotHeard, match="tells nobody where"):
+        async with agents.asking("node-a", "", Access(None, None)):
+            pytest.fail("there is no address")
