@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from drover.coordinator.addresses import joined
-from drover.coordinator.cli import output
+from drover.coordinator.cli import options, output
 from drover.coordinator.cli.errors import Usage
+from drover.coordinator.cli.shapes import UnitJson
 from drover.coordinator.identity import ETCD_CN
 from drover.coordinator.keys import name_error
 
@@ -138,6 +139,7 @@ def etcd_unit(
     peer_port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="For peers.")] = PEER_PORT,
     program: Annotated[Path, typer.Option(metavar="FILE", help="etcd itself.")] = Path("/usr/bin/etcd"),
     user: Annotated[str, typer.Option(metavar="USER", help="Whose process it is.")] = "etcd",
+    as_json: options.Json = False,
 ) -> None:
     """Print a systemd unit for one member of etcd, with the flags that a small one should run with.
 
@@ -160,7 +162,11 @@ def etcd_unit(
     flags = Flags(
         name, _host(address), peers, data_dir, None if plain else pki, token, existing, client_port, peer_port
     )
-    output.say(unit(flags, program, user).rstrip("\n"))
+    text = unit(flags, program, user).rstrip("\n")
+    if as_json:
+        output.say_json(UnitJson(unit=text))
+    else:
+        output.say(text)
 
 
 def _host(text: str) -> str:

@@ -18,6 +18,7 @@ from drover.coordinator.cli.connection import commit, connection, run
 from drover.coordinator.cli.describe import now
 from drover.coordinator.cli.errors import Failed, NotPossible, Usage
 from drover.coordinator.cli.output import listing, plain
+from drover.coordinator.cli.shapes import RecoveryJson
 from drover.coordinator.keys import DEFAULT_PREFIX, Key, Keys, Kind, range_end
 from drover.coordinator.protocol import recovery
 from drover.coordinator.protocol.dataset import Dataset, Invalid
@@ -299,6 +300,7 @@ def recover(
     ] = False,
     endpoints: options.Endpoints = options.DEFAULT_ENDPOINTS,
     prefix: options.Prefix = DEFAULT_PREFIX,
+    as_json: options.Json = False,
 ) -> None:
     """Go on after etcd was restored from a backup, or with a copy of it.
 
@@ -312,15 +314,38 @@ def recover(
     planned = recovery.plan(
         seen.datasets, told, seen.cluster.id, expected(seen) - set(without or ()), chosen, life, timestamp(now())
     )
-    _show(planned)
+    if not as_json:
+        _show(planned)
+    elif planned.problems or not confirm:
+        output.say_json(_json(planned, done=False))
     if planned.problems:
         raise NotPossible("this cannot be recovered yet: " + "; ".join(map(plain, planned.problems)), "Look above.")
     if not confirm:
+        if as_json:
+            return
         output.say("Nothing was changed. To do it: the same command with --confirm")
         return
     run(where, lambda store, keys: Recovery(store, keys, seen, told).run(planned, life))
+    if as_json:
+        output.say_json(_json(planned, done=True))
+        return
     names = [restored.dataset.name for restored in planned.restored]
     output.say(plain(f"recovered  {listing(names) if names else 'no dataset'}; halted agents join again by themselves"))
+
+
+def _json(planned: recovery.Plan, done: bool) -> RecoveryJson:
+    datasets = [
+        {
+            "name": restored.dataset.name,
+            "node": restored.tenure.node if restored.tenure.held else None,
+            "state": restored.tenure.state.value,
+            "epoch": restored.dataset.tenure.epoch if restored.dataset.tenure else 0,
+            "becomes": restored.tenure.epoch,
+            "notes": list(restored.notes),
+        }
+        for restored in planned.restored
+    ]
+    return RecoveryJson(done=done, problems=list(planned.problems), datasets=datasets)
 
 
 def _show(planned: recovery.Plan) -> None:

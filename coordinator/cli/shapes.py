@@ -226,7 +226,7 @@ class CertificateJson(TypedDict):
 
 
 class CertificatesJson(TypedDict):
-    """`drover ca show --json`"""
+    """`drover ca show --json`; `init`, `issue` and `renew` tell of what they made"""
 
     certificates: list[CertificateJson]
 
@@ -236,6 +236,22 @@ class RolesJson(TypedDict):
 
     dry_run: Annotated[bool, "true: nothing of it was done"]
     steps: Annotated[list[str], "what was changed, or would be: for people"]
+
+
+class RecoveryJson(TypedDict):
+    """`drover recover --json`"""
+
+    done: Annotated[bool, "false: it was only shown, or cannot be yet"]
+    problems: Annotated[list[str], "why it cannot be done yet; the exit code is 3 then"]
+    datasets: Annotated[
+        list[dict[str, Any]], "name, node (that had it last; null: nobody), state, epoch, becomes (its epoch) and notes"
+    ]
+
+
+class UnitJson(TypedDict):
+    """`drover etcd-unit --json`"""
+
+    unit: Annotated[str, "the text of the unit"]
 
 
 class FindingJson(TypedDict):

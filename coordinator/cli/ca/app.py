@@ -31,11 +31,12 @@ def init(
         str, typer.Option(metavar="NAME", help="The cluster's name, as its certificates say it.")
     ] = "drover",
     days: Annotated[int, typer.Option(metavar="N", min=1, max=36500, help="How long it is good for.")] = 3650,
+    as_json: Json = False,
 ) -> None:
     """Make an authority: DIR/ca.crt, which everybody gets, and DIR/ca.key, which nobody else may have."""
     from drover.coordinator.cli.ca.init import init as run
 
-    run(directory, cluster, days)
+    run(directory, cluster, days, as_json)
 
 
 @app.command()
@@ -56,6 +57,7 @@ def issue(
         ),
     ] = None,
     days: Annotated[int, typer.Option(metavar="N", min=1, max=36500, help="How long it is good for.")] = 365,
+    as_json: Json = False,
     directory: Directory = _HERE,
 ) -> None:
     """Make a certificate and its key: DIR/NAME.crt and DIR/NAME.key.
@@ -65,7 +67,7 @@ def issue(
     """
     from drover.coordinator.cli.ca.issue import issue as run
 
-    run(directory, role, name, address or [], days)
+    run(directory, role, name, address or [], days, as_json)
 
 
 @app.command()
@@ -77,7 +79,17 @@ def renew(
     new_key: Annotated[
         bool, typer.Option("--new-key", help="With a new key: as after somebody may have read the old one.")
     ] = False,
-    days: Annotated[int, typer.Option(metavar="N", min=1, max=36500, help="How long they are good for.")] = 365,
+    days: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=36500,
+            show_default=False,
+            help="How long they are good for: 365 days, the authority 3650, where nothing is said.",
+        ),
+    ] = None,
+    as_json: Json = False,
     directory: Directory = _HERE,
 ) -> None:
     """Issue certificates again, with new dates; without names, those with less than a third of their life left.
@@ -86,7 +98,7 @@ def renew(
     """
     from drover.coordinator.cli.ca.renew import renew as run
 
-    run(directory, names or [], new_key, days)
+    run(directory, names or [], new_key, days, as_json)
 
 
 @app.command()

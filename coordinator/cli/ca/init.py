@@ -6,11 +6,11 @@ from pathlib import Path
 
 from drover.coordinator.certificates import create_authority
 from drover.coordinator.cli.ca.place import Place, check_name
+from drover.coordinator.cli.ca.show import tell
 from drover.coordinator.cli.errors import Failed, NotPossible
-from drover.coordinator.cli.output import say
 
 
-def init(directory: Path, cluster: str, days: int, quiet: bool = False) -> None:
+def init(directory: Path, cluster: str, days: int, as_json: bool = False, quiet: bool = False) -> None:
     check_name(cluster, "the cluster")
     place = Place(directory)
     try:
@@ -25,5 +25,8 @@ def init(directory: Path, cluster: str, days: int, quiet: bool = False) -> None:
     place.write(place.certificate(), pair.certificate)
     if quiet:
         return
-    say(f"{place.certificate()} is the authority of {cluster}: every node, member and user needs a copy.")
-    say(f"{place.key()} is its key: whoever has it can be any node or user. Keep it here.")
+    lines = (
+        f"{place.certificate()} is the authority of {cluster}: every node, member and user needs a copy.",
+        f"{place.key()} is its key: whoever has it can be any node or user. Keep it here.",
+    )
+    tell([place.certificate()], lines, as_json)

@@ -7,12 +7,20 @@ from pathlib import Path
 
 from drover.coordinator.access import ROOT
 from drover.coordinator.cli.ca.place import CA, Place, check_name
+from drover.coordinator.cli.ca.show import tell
 from drover.coordinator.cli.errors import NotPossible, Usage
-from drover.coordinator.cli.output import say
 from drover.coordinator.identity import ETCD_CN, Peer, Role
 
 
-def issue(directory: Path, role: Role, name: str, addresses: Sequence[str], days: int, quiet: bool = False) -> None:
+def issue(
+    directory: Path,
+    role: Role,
+    name: str,
+    addresses: Sequence[str],
+    days: int,
+    as_json: bool = False,
+    quiet: bool = False,
+) -> None:
     check_name(name, f"the {role}")
     if name == CA:
         raise Usage(f"{CA!r} is the authority itself", "Choose another name.")
@@ -35,6 +43,9 @@ def issue(directory: Path, role: Role, name: str, addresses: Sequence[str], days
     place.write(place.certificate(name), pair.certificate)
     if quiet:
         return
-    say(f"{place.certificate(name)} and {place.key(name)} are those of {role} {name}.")
+    lines = [f"{place.certificate(name)} and {place.key(name)} are those of {role} {name}."]
     if role is Role.NODE:
-        say(f"Copy both and {place.certificate()} to {name}, and name them in its settings: [tls], [etcd.tls].")
+        lines.append(
+            f"Copy both and {place.certificate()} to {name}, and name them in its settings: [tls], [etcd.tls]."
+        )
+    tell([place.certificate(name)], lines, as_json)

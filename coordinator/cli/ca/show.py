@@ -32,6 +32,16 @@ def show(directory: Path, files: Sequence[Path], as_json: bool) -> None:
         output.say(output.table(HEAD, [_row(_json(path, it, now), it, now) for path, it in found]))
 
 
+def tell(paths: Sequence[Path], lines: Sequence[str], as_json: bool) -> None:
+    """What was made: the certificates as JSON, or what to do with them. Raises Unusable."""
+    if as_json:
+        now = datetime.now(UTC)
+        output.say_json(CertificatesJson(certificates=[_json(path, Certificate.read(path), now) for path in paths]))
+        return
+    for line in lines:
+        output.say(line)
+
+
 def _json(path: Path, it: Certificate, now: datetime) -> CertificateJson:
     return CertificateJson(
         file=str(path),
