@@ -31,7 +31,13 @@ def explain(s: Situation, decision: Decision) -> dict[str, Status]:
 
 def _on_one_line(status: Status) -> Status:
     """Names that users gave may be in it, and these need not be text that can be written anywhere."""
-    return status.model_copy(update={"reason": one_line(status.reason), "warning": one_line(status.warning)})
+    return status.model_copy(
+        update={
+            "reason": one_line(status.reason),
+            "warning": one_line(status.warning),
+            "needs": one_line(status.needs),
+        }
+    )
 
 
 def _orphaned(s: Situation, d: Dataset) -> bool:
@@ -87,8 +93,8 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
         failed = s.trouble.tries >= TRIES and not isinstance(here, Mounted)
         phase = Phase.FAILED if failed else status.phase
         return _with(status, phase=phase, reason=s.trouble.reason)
-    if status.phase in (Phase.STARTING, Phase.ACTIVE) and (note := _workload_note(s, d)):
-        status = _with(status, reason=note)
+    if status.phase in (Phase.STARTING, Phase.ACTIVE) and (note := _workload_note(s, d))[0]:
+        status = _with(status, reason=note[0], needs=note[1])
     if status.phase is Phase.ACTIVE and (stays := placement.stays(s.node, s.unit)):
         status = _with(status, reason=f"{status.reason}; {stays}" if status.reason else stays)
     return status
@@ -107,13 +113,14 @@ def _unfenced_reason(s: Situation, holders: Sequence[Holder]) -> str:
     )
 
 
-def _workload_note(s: Situation, d: Dataset) -> str:
-    """What keeps a workload of this dataset from running, if anything."""
+def _workload_note(s: Situation, d: Dataset) -> tuple[str, str]:
+    """What keeps a workload of this dataset from running, if anything, and what a person has to do about it."""
     for name, spec in s.workloads:
         if d.name not in spec.datasets:
             continue
         if spec.kind not in s.allowed:
-            return f"workload {name} is of kind {spec.kind}, which this node does not allow ([workloads] allow)"
+            note = f"workload {name} is of kind {spec.kind}, which this node does not allow ([workloads] allow)"
+            return note, f"allow {spec.kind} in the settings of {s.node}, or move {d.name} to a node that does"
         condition = s.conditions.get(name, Absent())
         if isinstance(condition, Exited):
             again = restart_at(spec, condition, s.failures.get(name, 0))
@@ -122,9 +129,12 @@ def _workload_note(s: Situation, d: Dataset) -> str:
                 if condition.status >= 0
                 else f"died of signal {-condition.status}"
             )
-            return f"workload {name} {how}; " + ("restarts" if again is not None else "is not restarted")
+            if again is not None:
+                return f"workload {name} {how}; restarts", ""
+            mend = f"look why {name} has ended; to run it again, change its spec" if condition.status else ""
+            return f"workload {name} {how}; is not restarted", mend
         if isinstance(condition, Running) and condition.ailing:
-            return f"workload {name} {condition.ailing}"
+            return f"workload {name} {condition.ailing}", ""
         if missing := [n for n in spec.datasets if not isinstance(s.here.get(n), Mounted)]:
-            return f"workload {name} waits for dataset {missing[0]}"
-    return ""
+            return f"workload {name} waits for dataset {missing[0]}", ""
+    return "", ""

@@ -316,6 +316,8 @@ class Status(Record):
     epoch: int = 0
     path: str = ""
     warning: str = ""
+    needs: str = ""
+    """What a person has to do, where nothing goes on without."""
     users: tuple[str, ...] = ()
     """Containers that use it without being workloads: it is not moved under their hands."""
     cutover_ms: int | None = None

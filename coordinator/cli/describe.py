@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from drover.coordinator.cli.copies import copies_json
 from drover.coordinator.cli.errors import NotPossible
 from drover.coordinator.cli.output import listing, near, plain
 from drover.coordinator.cli.picture import Dataset, Misdeclared, Node, Picture, Undeclared
@@ -38,6 +39,11 @@ def dataset_json(dataset: Dataset, picture: Picture, history: bool = False) -> D
         invalid=dataset.declaration.reason if isinstance(dataset.declaration, Misdeclared) else None,
         spec=spec.model_dump(mode="json") if spec else None,
         uid=tenure.uid if tenure else None,
+        incarnation=tenure.incarnation if tenure and tenure.held else None,
+        asked=(tenure.asked if tenure else "") or None,
+        users=list(current.users) if current else [],
+        data_on=list(tenure.copies) if tenure else [],
+        copies=copies_json(dataset),
         unfenced=[holder.incarnation for holder in tenure.unfenced] if tenure else [],
         together=picture.together(dataset.name),
         workloads=picture.users_of(dataset.name),

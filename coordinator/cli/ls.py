@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from drover.coordinator.cli import options, output
+from drover.coordinator.cli import copies, options, output
 from drover.coordinator.cli.connection import connection, run
 from drover.coordinator.cli.describe import dataset_json, now
 from drover.coordinator.cli.pause import paused_json
@@ -17,8 +17,10 @@ from drover.coordinator.keys import DEFAULT_PREFIX
 from drover.coordinator.records import Phase, State, Trashed
 from drover.coordinator.sizes import format_size
 
-HEAD = ("DATASET", "NODE", "PHASE", "SIZE", "BACKEND", "WHY")
+HEAD = ("DATASET", "NODE", "PHASE", "SIZE", "BACKEND", "COPIES", "WHY")
+"""COPIES only where a dataset has any: how old what its standbys have acknowledged is."""
 
+_COPIES = HEAD.index("COPIES")
 _COLOURS = {
     Phase.ACTIVE: "green",
     Phase.FAILED: "red",
@@ -67,7 +69,7 @@ def row(dataset: Dataset, picture: Picture) -> list[str]:
     spec, tenure = dataset.spec, dataset.tenure
     size = format_size(spec.size) if spec else ""
     backend = spec.backend if spec else tenure.backend if tenure else ""
-    return [dataset.name, seen.node, seen.phase, size, backend, why]
+    return [dataset.name, seen.node, seen.phase, size, backend, copies.cell(dataset, now()), why]
 
 
 def ls(
@@ -94,7 +96,10 @@ def ls(
         )
         return
     if datasets:
-        output.say(output.table(HEAD, [row(it, picture) for it in datasets], {"PHASE": paint}))
+        rows = [list(HEAD), *(row(it, picture) for it in datasets)]
+        if not any(cells[_COPIES] for cells in rows[1:]):
+            rows = [[*cells[:_COPIES], *cells[_COPIES + 1 :]] for cells in rows]
+        output.say(output.table(rows[0], rows[1:], {"PHASE": paint}))
     else:
         output.complain("No datasets yet. Declare one: drover create NAME --size 1GiB")
     if picture.trash and everything:

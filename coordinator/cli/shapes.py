@@ -15,6 +15,16 @@ class NextJson(TypedDict):
     what: Annotated[str, "one sentence"]
 
 
+class CopyJson(TypedDict):
+    """A standby's copy of a dataset"""
+
+    node: str
+    standby: Annotated[bool, "false: none is wanted there any more"]
+    guid: Annotated[str | None, "of the newest snapshot that it acknowledged; null: none yet"]
+    at: Annotated[str | None, "when what it holds was the present, UTC, by the clock of the node that had the dataset"]
+    trouble: Annotated[str | None, "why it is not kept up at the moment"]
+
+
 class DatasetJson(TypedDict):
     """A dataset, in `ls`, `show`, `create`, `set` and `move`."""
 
@@ -32,6 +42,11 @@ class DatasetJson(TypedDict):
     invalid: Annotated[str | None, "why the spec cannot be used"]
     spec: Annotated[dict[str, Any] | None, "the spec with all defaults filled in"]
     uid: Annotated[str | None, "names the data; another uid is another dataset of the same name"]
+    incarnation: Annotated[str | None, "of the node that has it"]
+    asked: Annotated[str | None, "who or what caused its epoch"]
+    users: Annotated[list[str], "containers that use it without being workloads"]
+    data_on: Annotated[list[str], "local copies: the nodes that have what its epoch starts from, or has written"]
+    copies: Annotated[list[CopyJson], "of its standbys"]
     unfenced: Annotated[list[str], "incarnations that may still be able to write"]
     together: Annotated[list[str], "datasets that move with it: of its group, or used by the same workload"]
     workloads: Annotated[list[str], "workloads that use it"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drover.coordinator.cli import options, output
+from drover.coordinator.cli import copies, options, output
 from drover.coordinator.cli.connection import connection, run
 from drover.coordinator.cli.describe import dataset_json, now, the_dataset
 from drover.coordinator.cli.ls import paint
@@ -56,6 +56,8 @@ def facts(dataset: Dataset, seen: Situation, picture: Picture) -> list[tuple[str
         following,
         ("path", status.path if status and seen.phase == Phase.ACTIVE else ""),
         ("owner", f"{tenure.state.value}: {tenure.because}" if tenure and tenure.because else ""),
+        ("asked by", tenure.asked if tenure else ""),
+        ("holder", f"{tenure.node}, incarnation {tenure.incarnation}" if tenure and tenure.held else ""),
         ("may still write", listing(unfenced) if unfenced else ""),
         ("desired", desired_words(dataset, picture)),
         ("cut-over", f"{status.cutover_ms} ms" if status and status.cutover_ms is not None else ""),
@@ -75,7 +77,9 @@ def facts(dataset: Dataset, seen: Situation, picture: Picture) -> list[tuple[str
         ("moves with", listing(together) if together else ""),
         ("used by", f"workload {listing(users)}" if users else ""),
         *(("ignored", f"workload {user}: {wrong}") for user in users if (wrong := picture.workloads[user].invalid)),
+        ("in use by", f"container {listing(status.users)}" if status and status.users else ""),
         ("data", _data(dataset)),
+        *copies.lines(dataset, now()),
         *_diverged(dataset),
     ]
     return [*lines, *(("unreadable", reason) for reason in dataset.unreadable)]

@@ -125,8 +125,8 @@ def _next(dataset: Dataset, tenure: Tenure, status: Status | None, node: Node, p
     phase = status.phase if status else Phase.STARTING
     if phase is Phase.FAILED:
         return NeedsYou(status.reason if status and status.reason else f"look at the log of {tenure.node}'s agent")
-    if status and status.warning:
-        return NeedsYou(status.warning)
+    if status and (status.needs or status.warning):
+        return NeedsYou(status.needs or status.warning)
     if phase is Phase.WAITING:
         return OnItsOwn("goes on when its reason has gone")
     if phase in (Phase.STARTING, Phase.MOVING):

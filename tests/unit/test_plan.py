@@ -302,11 +302,18 @@ class TestWorkloads:
         s = using(cluster=cluster("a", workloads={"w": w}), conditions={"w": exited(w, status=0)})
         assert plan(s).steps == ()
         assert plan(s).wake is None
+        assert plan(s).statuses["d"].needs == ""
+
+    def test_one_that_failed_and_is_not_restarted_needs_a_person(self) -> None:
+        w = workload("d", restart="no")
+        s = using(cluster=cluster("a", workloads={"w": w}), conditions={"w": exited(w, status=3)})
+        assert plan(s).statuses["d"].needs == "look why w has ended; to run it again, change its spec"
 
     def test_one_of_a_kind_that_is_not_allowed_here_is_not_started(self) -> None:
         s = using(conditions={"w": Absent()}, allowed=frozenset())
         assert steps(s) == ()
         assert "does not allow" in plan(s).statuses["d"].reason
+        assert plan(s).statuses["d"].needs.startswith("allow process in the settings of a")
 
 
 class TestTrouble:
