@@ -83,6 +83,8 @@ class Executor:
     """Asks another node about a workload; None: nobody is asked."""
     ready: dict[str, Ready] = field(default_factory=dict)
     """By workload: what its next node has said last."""
+    starts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By dataset: an epoch, and the milliseconds that its slowest workload took to start in it for the first time."""
     cutovers: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By dataset: an epoch, and the milliseconds for which it was mounted nowhere when that began."""
     _down: dict[str, float] = field(default_factory=dict)
@@ -257,7 +259,13 @@ class Executor:
         runtime = self.runtimes.get(spec.kind)
         if runtime is None:
             raise WorkloadError(f"this node has no runtime for workloads of kind {spec.kind}")
+        epochs = {d: t.epoch for d in spec.datasets if (t := self.member.view.dataset(d).tenure) is not None}
+        first, began = {d: epoch for d, epoch in epochs.items() if self._gaps.get(d) != epoch}, time.monotonic()
         await runtime.start(name, spec, {d: self.path(d) for d in spec.datasets})
+        took = round((time.monotonic() - began) * 1000)
+        for dataset, epoch in first.items():
+            known = self.starts.get(dataset, (0, 0))
+            self.starts[dataset] = (epoch, max(took, known[1] if known[0] == epoch else 0))
         self.ready.pop(name, None)
         for dataset in spec.datasets:
             self._stopped.pop(dataset, None)

@@ -68,7 +68,8 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
     status = Status(phase=Phase.STARTING, node=s.node, epoch=tenure.epoch, reason=tenure.because)
     status = _with(status, users=s.users.get(d.name, ()))
     if isinstance(here, Mounted) and tenure.state is State.ACTIVE:
-        status = _with(status, phase=Phase.ACTIVE, path=str(here.path), cutover_ms=s.cutovers.get(d.name))
+        took: dict[str, object] = {"cutover_ms": s.cutovers.get(d.name), "start_ms": s.starts.get(d.name)}
+        status = _with(status, phase=Phase.ACTIVE, path=str(here.path), **took)
     elif isinstance(here, Attached):
         status = _with(status, reason=f"attached as {here.device}")
     match decision:

@@ -81,6 +81,8 @@ class Situation:
     blocked: Blocked | None = None
     leaving: Leaving | None = None
     cutovers: Mapping[str, int] = field(default_factory=dict)
+    starts: Mapping[str, int] = field(default_factory=dict)
+    """By dataset: milliseconds that its workloads took to start, the first time in this epoch."""
     copying: Mapping[str, Copying] = field(default_factory=dict)
     ready: Mapping[str, Ready] = field(default_factory=dict)
     unstartable: Mapping[str, str] = field(default_factory=dict)

@@ -158,6 +158,11 @@ class Worker:
             users=users,
             ready=shared.execute.ready,
             unstartable=self._unstartable(),
+            starts={
+                d.name: known[1]
+                for d in unit
+                if d.tenure and (known := shared.execute.starts.get(d.name)) and known[0] == d.tenure.epoch
+            },
             cutovers={
                 d.name: known[1]
                 for d in unit

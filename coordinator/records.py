@@ -323,6 +323,8 @@ class Status(Record):
     cutover_ms: int | None = None
     """How long the dataset was mounted nowhere when this epoch began, by wall clocks: since the source of a move had
     stopped using it, or since the last heartbeat that was seen of the node that died."""
+    start_ms: int | None = None
+    """How long its workloads took to start, the first time in this epoch."""
     since: str = ""
 
     def same_as(self, other: Status | None) -> bool:
@@ -332,7 +334,8 @@ class Status(Record):
 
 class HistoryEntry(Record):
     """`history/<d>/<epoch>`: one epoch, for audits. asked: who or what caused it. at: when it was assigned, or became
-    active. gap_ms: as a status' cutover_ms."""
+    active. gap_ms and start_ms: as a status' cutover_ms and start_ms. stop_ms: for a hand-over: how long the source's
+    workloads took to end."""
 
     epoch: int
     node: str
@@ -343,6 +346,8 @@ class HistoryEntry(Record):
     asked: str = ""
     at: str = ""
     gap_ms: int | None = None
+    stop_ms: int | None = None
+    start_ms: int | None = None
     trace: str = ""
     """The id of the trace that the change of epoch belongs to."""
 

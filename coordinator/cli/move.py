@@ -14,9 +14,10 @@ from drover.coordinator import trace
 from drover.coordinator.cli import options, output
 from drover.coordinator.cli.change import Change, change_json, tell
 from drover.coordinator.cli.completion import nodes
-from drover.coordinator.cli.connection import Connection, commit, connection, from_environment, run
+from drover.coordinator.cli.connection import Access, Connection, commit, connection, from_environment, run
 from drover.coordinator.cli.describe import check_target, the_declared
 from drover.coordinator.cli.errors import CliError, Interrupted, NotPossible, Usage
+from drover.coordinator.cli.fits import fits
 from drover.coordinator.cli.follow import Arrived, follow
 from drover.coordinator.cli.foresee import Foreseen, foresee
 from drover.coordinator.cli.picture import Dataset, Misdeclared, Picture, take
@@ -48,7 +49,7 @@ class Asked:
     trace: str = ""
 
 
-async def ask(store: Store, keys: Keys, request: Request) -> Asked:
+async def ask(store: Store, keys: Keys, request: Request, access: Access) -> Asked:
     """Put desired/<d>. Raises CliError, StoreError."""
     name, node = request.name, request.node
     before = await take(store, keys)
@@ -57,6 +58,8 @@ async def ask(store: Store, keys: Keys, request: Request) -> Asked:
     wanted = dataset.desired.node if dataset.desired else ""
     if _is_there(dataset, node, before) and wanted == node:
         return Asked(Change(name, before, f"{name} is on {node} already", changed=False, warnings=warnings))
+    if dataset.tenure is not None and dataset.tenure.copies and not request.force:
+        await fits(dataset, _backend(dataset), node, before, access)
     parent = trace.new()
     revision = await _put(store, keys, dataset, node, parent)
     after = await take(store, keys)
@@ -111,7 +114,7 @@ def _headline(dataset: Dataset, node: str, picture: Picture) -> str:
     return f"{dataset.name} → {node}"
 
 
-async def dry_run(store: Store, keys: Keys, request: Request) -> tuple[Foreseen, list[str]]:
+async def dry_run(store: Store, keys: Keys, request: Request, access: Access) -> tuple[Foreseen, list[str]]:
     """What `ask` would lead to, and warnings; changes nothing. Raises CliError, StoreError."""
     picture = await take(store, keys)
     dataset = the_declared(request.name, picture)
@@ -123,7 +126,8 @@ async def dry_run(store: Store, keys: Keys, request: Request) -> tuple[Foreseen,
         raise NotPossible(f"{request.node} cannot make it: {wrong}")
     if picture.pause is not None:
         warnings.append(f"{picture.pause.words}: it moves after that")
-    return foresee(dataset, request.node, picture), warnings
+    room = await fits(dataset, _backend(dataset), request.node, picture, access)
+    return replace(foresee(dataset, request.node, picture), room=room), warnings
 
 
 async def cancel(store: Store, keys: Keys, name: str) -> Change:
@@ -203,9 +207,9 @@ def move(
         tell(run(where, partial(cancel, name=name)), as_json)
         return
     if dry:
-        _foretell(*run(where, partial(dry_run, request=Request(name, node, force))), as_json)
+        _foretell(*run(where, partial(dry_run, request=Request(name, node, force), access=_access(where))), as_json)
         return
-    asked = run(where, partial(ask, request=Request(name, node, force)))
+    asked = run(where, partial(ask, request=Request(name, node, force), access=_access(where)))
     if not wait or not asked.revision:
         _tell(asked, as_json)
         return
@@ -240,8 +244,9 @@ async def _see_through(
         if tenure is not None and tenure.held and tenure.copies:
             source = picture.nodes[tenure.node]
             address = source.record.grpc if source.record else ""
-            access = where.access or from_environment()
-            rounds = group.create_task(watch(board, (name, *picture.together(name)), tenure.node, address, access))
+            rounds = group.create_task(
+                watch(board, (name, *picture.together(name)), tenure.node, address, _access(where))
+            )
         following = follow(store, keys, name, node, asked.revision, limit, progress=lambda it: _progress(it, board))
         outcome = await _outcome(following)
         if rounds is not None:
@@ -249,6 +254,10 @@ async def _see_through(
     if isinstance(outcome, Arrived):
         return outcome
     raise outcome
+
+
+def _access(where: Connection) -> Access:
+    return where.access or from_environment()
 
 
 async def _outcome(following: Awaitable[Arrived]) -> Arrived | CliError | StoreError:

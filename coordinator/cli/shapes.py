@@ -128,6 +128,12 @@ class ForeseenJson(TypedDict):
     stops: Annotated[list[str], "workloads that would be stopped, and started there"]
     gap_ms: Annotated[int | None, "how long it would be mounted nowhere: the median of earlier moves"]
     gap_of_moves: Annotated[int, "how many moves that was made from"]
+    stop_ms: Annotated[int | None, "how long its workloads took to end: the median of real stops; null: not known"]
+    start_ms: Annotated[int | None, "how long they took to start; null: not known"]
+    increment_ms: Annotated[
+        int | None, "where the back end copies: how long the last increment, with nothing running, should take at most"
+    ]
+    room: Annotated[str, 'whether it fits, for people; "" where no room is needed']
 
 
 class RemovedJson(TypedDict):

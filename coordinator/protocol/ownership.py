@@ -76,7 +76,8 @@ def _bind(seat: Seat, name: str, tenure: Tenure, lease: int) -> list[Put | Delet
     return [Put(keys.owner(name), tenure.encode()), Put(keys.lease(name), record.encode(), lease)]
 
 
-def _remember(seat: Seat, name: str, tenure: Tenure, gap_ms: int | None = None) -> Put:
+def _remember(seat: Seat, name: str, tenure: Tenure, gap_ms: int | None = None, start_ms: int | None = None) -> Put:
+    down, stopped = tenure.down, tenure.stopped if tenure.evidence is None else None
     entry = HistoryEntry(
         epoch=tenure.epoch,
         node=tenure.node,
@@ -86,6 +87,8 @@ def _remember(seat: Seat, name: str, tenure: Tenure, gap_ms: int | None = None) 
         asked=tenure.asked,
         at=tenure.since,
         gap_ms=gap_ms,
+        stop_ms=max(0, round((down - stopped) * 1000)) if down and stopped else None,
+        start_ms=start_ms,
         trace=trace_id(tenure.trace),
     )
     return Put(seat.keys.history(name, tenure.epoch), entry.encode())
@@ -377,8 +380,10 @@ def report(seat: Seat, d: Dataset, status: Status) -> Txn:
     """status/<d>, while the tenure is as read: a zombie's report cannot overwrite its successor's. With the gap that
     the change of epoch made, once it is over, for the history."""
     then = [Put(seat.keys.status(d.name), status.encode())]
-    if d.tenure is not None and status.phase is Phase.ACTIVE and status.cutover_ms is not None:
-        then.append(_remember(seat, d.name, d.tenure, status.cutover_ms))
+    # An agent that was restarted does not know the gap any more: what stands there stays.
+    told = status.cutover_ms is not None or (status.start_ms is not None and d.tenure and d.tenure.down is None)
+    if d.tenure is not None and status.phase is Phase.ACTIVE and told:
+        then.append(_remember(seat, d.name, d.tenure, status.cutover_ms, status.start_ms))
     return _txn(seat, [_owner(seat, d)], then)
 
 

@@ -17,10 +17,10 @@ def w(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Wo
     return made
 
 
-def moved(w: World, dataset: str, epoch: int, gap_ms: int, evidence: Evidence | None = None) -> None:
-    entry = HistoryEntry(
-        epoch=epoch, node="node-a", because="x", at=SINCE.replace("05", f"{epoch:02}"), gap_ms=gap_ms, evidence=evidence
-    )
+def moved(w: World, dataset: str, epoch: int, gap_ms: int, evidence: Evidence | None = None, **took: int) -> None:
+    at = SINCE.replace("05", f"{epoch:02}")
+    told = {"epoch": epoch, "node": "node-a", "because": "x", "at": at, "gap_ms": gap_ms, "evidence": evidence}
+    entry = HistoryEntry.model_validate(told | took)
     w.put(w.keys.history(dataset, epoch), entry)
 
 
@@ -44,6 +44,22 @@ class TestDryRun:
         w.active("mail", "node-a", 2)
         moved(w, "mail", 2, 70)
         assert "median of the last move of datasets on loopback" in w.drover("move", "notes", "node-b", "--dry-run").out
+
+    def test_the_gap_is_made_of_what_real_stops_moves_and_starts_took(self, w: World) -> None:
+        w.active("notes", "node-a", 3)
+        w.workload("db", "notes")
+        moved(w, "notes", 2, 100, stop_ms=300, start_ms=1500)
+        moved(w, "notes", 3, 100, stop_ms=300)
+        told = w.drover("move", "notes", "node-b", "--dry-run").out
+        assert "about 1.9 s = stop 300 ms + mounted nowhere 100 ms + start 1.5 s" in told
+        found = json.loads(w.drover("move", "notes", "node-b", "--dry-run", "--json").out)
+        assert (found["stop_ms"], found["gap_ms"], found["start_ms"]) == (300, 100, 1500)
+
+    def test_of_local_copies_it_says_what_goes_over_while_nothing_runs(self, w: World) -> None:
+        w.tenure("notes", "node-a", copies=("node-a",), written=1)
+        told = " ".join(w.drover("move", "notes", "node-b", "--dry-run").out.split())
+        assert "copies all of it while it is in use; the rest with nothing running, in at most" in told
+        assert "room not known: node-b's agent tells nobody where it can be asked" in told
 
     def test_a_fail_over_is_no_move_to_go_by(self, w: World) -> None:
         w.active("notes", "node-a", 2)
