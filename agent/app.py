@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from drover.agent.alone import Name, alone
@@ -36,6 +37,7 @@ from drover.agent.runtimes import make_runtimes
 from drover.agent.sight import Sight
 from drover.agent.standbys import Means, Standbys
 from drover.agent.storage.base import Backend, Family
+from drover.agent.storage.mounts import outsiders
 from drover.agent.systemd import Systemd
 from drover.agent.telemetry import Telemetry, resource
 from drover.agent.transfer.meter import Meter
@@ -266,6 +268,7 @@ class Agent:
             helpers,
             users=users,
             ask_ready=asking_ready(self._settings, member, self._telemetry.spans).ask,
+            outsiders=self._outsiders,
         )
         copies = self._local_copies(member, execute, wake)
         self._sight.copying = lambda: execute.copying
@@ -395,6 +398,9 @@ class Agent:
         self._sight.ring()
 
     # Telemetry.
+
+    def _outsiders(self, paths: Sequence[Path]) -> list[str]:
+        return outsiders(paths, self._cgroups.owns)
 
     def _collect(self, collect: Callable[[], None]) -> None:
         """In a thread of an exporter; left out where the event loop does not answer."""

@@ -136,12 +136,19 @@ class Cgroups:
 
     def contains(self, path: str, pid: int) -> bool:
         """Whether a process is in it, or below."""
+        return self._below(self.directory(path), pid)
+
+    def owns(self, pid: int) -> bool:
+        """Whether a process is in any of them."""
+        return self._below(self.root, pid)
+
+    def _below(self, directory: Path, pid: int) -> bool:
         try:
             text = Path(f"/proc/{pid}/cgroup").read_text()
         except (FileNotFoundError, ProcessLookupError):
             return True  # it is gone
         own = next((line.removeprefix("0::") for line in text.splitlines() if line.startswith("0::")), "")
-        return f"{own}/".startswith(f"{self.seen_as(self.directory(path))}/")
+        return f"{own}/".startswith(f"{self.seen_as(directory)}/")
 
     def seen_as(self, directory: Path) -> str:
         """The path of one of these cgroups from cgroup v2's root, as engines and /proc name it."""

@@ -38,7 +38,18 @@ from drover.agent.steps import (
     Touch,
     Unpublish,
 )
-from drover.agent.storage.base import Away, Backend, Family, LocalCopies, NotFound, StorageError, Token, Volume
+from drover.agent.storage.base import (
+    Away,
+    Backend,
+    Busy,
+    Family,
+    LocalCopies,
+    Mounted,
+    NotFound,
+    StorageError,
+    Token,
+    Volume,
+)
 from drover.agent.telemetry import Telemetry
 from drover.agent.users import Users
 from drover.agent.workloads.base import Runtime, WorkloadError, fingerprint
@@ -49,6 +60,9 @@ from drover.coordinator.records import Holder, State
 from drover.coordinator.specs import MAX_CUTOVER, DatasetSpec, WorkloadSpec
 
 log = logging.getLogger(__name__)
+
+_LOOK = 2.0
+"""Seconds that the look who uses a dataset may take before its workload is stopped for a move."""
 
 
 class Unreachable(StorageError):
@@ -76,6 +90,9 @@ class Executor:
     mount_root: Path
     telemetry: Telemetry
     helpers: HelperPool
+    outsiders: Callable[[Sequence[Path]], list[str]] | None = None
+    """Which processes use what is mounted there that we have not started. May hang where the storage does. Raises
+    OSError. None: nobody looks beforehand."""
     copier: Copier | None = None
     """None: no back end here has local copies."""
     users: Users | None = None
@@ -133,7 +150,9 @@ class Executor:
                 await self._start(name)
             case AskReady(name, to):
                 await self._ask_ready(name, to)
-            case StopWorkload(name):
+            case StopWorkload(name, moving):
+                if moving:
+                    await self._nobody_else(unit)
                 await self._stop(name)
             case Unpublish(name, leaving):
                 if leaving:
@@ -283,6 +302,22 @@ class Executor:
                 log.warning("%s is not stopped: %s cannot run it: %s", name, to, trouble)
         elif spec is not None:
             self.ready[name] = Ready(to, fingerprint(spec), time.clock_gettime(time.CLOCK_BOOTTIME), done=True)
+
+    async def _nobody_else(self, unit: Mapping[str, Dataset]) -> None:
+        """Raises Busy where a process of this machine uses the data that no workload has started and nobody stops: a
+        shell, mostly. What is in a container is looked after by its engine. Where storage does not say in time, it is
+        found out by unmounting."""
+        paths = [here.path for name in unit if isinstance(here := self.local.seen(name), Mounted)]
+        if self.outsiders is None or not paths:
+            return
+        try:
+            async with asyncio.timeout(_LOOK):
+                users = await asyncio.to_thread(self.outsiders, paths)
+        except (TimeoutError, OSError):
+            return
+        if users:
+            who = ", ".join(users)
+            raise Busy(f"{', '.join(sorted(unit))}: in use by {who}, so no workload is stopped; end it", who)
 
     async def _stop(self, name: str) -> None:
         spec = self.member.view.cluster.workloads.get(name)

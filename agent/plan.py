@@ -244,15 +244,15 @@ def _running(s: Situation, datasets: Sequence[str]) -> list[str]:
     )
 
 
-def _stop(s: Situation, datasets: Sequence[str]) -> tuple[Step, ...]:
-    return tuple(StopWorkload(name) for name in _running(s, datasets))
+def _stop(s: Situation, datasets: Sequence[str], moving: bool = False) -> tuple[Step, ...]:
+    return tuple(StopWorkload(name, moving) for name in _running(s, datasets))
 
 
 def _leave(s: Situation, leaving: Sequence[Dataset], moving: bool = True) -> tuple[Step, ...]:
     """Out of use here: workloads first, then mounts. Nothing when that is done. moving: it can be given up for a while,
     and the dataset used here again."""
     names = [d.name for d in leaving]
-    if stop := _stop(s, names):
+    if stop := _stop(s, names, moving):
         return stop
     return tuple(Unpublish(n, leaving=moving) for n in names if not isinstance(s.here.get(n, Away()), Away))
 

@@ -78,7 +78,11 @@ class AskReady:
 
 @dataclass(frozen=True)
 class StopWorkload:
+    """moving: it is for a move, which is given up for a while where something else uses the unit's data: then it is
+    not stopped for nothing."""
+
     workload: str
+    moving: bool = False
 
 
 @dataclass(frozen=True)

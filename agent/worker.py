@@ -15,7 +15,7 @@ from drover.agent.leave import Leave
 from drover.agent.plan import Plan, plan
 from drover.agent.reporter import Reporter
 from drover.agent.situation import TRIES, Blocked, Situation, Trouble
-from drover.agent.steps import AT_STORAGE, LastIncrement, StartWorkload, Step, Unpublish
+from drover.agent.steps import AT_STORAGE, LastIncrement, StartWorkload, Step, StopWorkload, Unpublish
 from drover.agent.storage.base import Busy, StorageError
 from drover.agent.users import Users
 from drover.agent.workloads.base import Absent, Condition, Exited, WorkloadError
@@ -204,7 +204,8 @@ class Worker:
             self._trouble = None
             return
         step, error = errors[0]
-        in_use = isinstance(step, Unpublish) and step.leaving and isinstance(error, Busy)
+        moving = (isinstance(step, Unpublish) and step.leaving) or (isinstance(step, StopWorkload) and step.moving)
+        in_use = moving and isinstance(error, Busy)
         if in_use or isinstance(step, LastIncrement):
             self._block(now, unit, str(error))
         else:

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +142,22 @@ def holders(device: str, ids: Collection[int] = ()) -> list[str]:
     Looks at all processes: for when something is busy. ids: of mounts that its files may lie on; a file system that was
     shut down tells nothing else."""
     return [f"{_command(pid)} ({pid})" for pid in _pids() if pid != os.getpid() and _holds(pid, device, ids)]
+
+
+def outsiders(paths: Sequence[Path], ours: Callable[[int], bool]) -> list[str]:
+    """`name (pid)` of each process that uses what is mounted there, is not ours, and sees the machine as we do or as
+    its init does: it is in no container. Takes as long as the storage takes to answer."""
+    views = {_namespace("thread-self"), _namespace("1")}
+    devices = [f"{os.major(number)}:{os.minor(number)}" for number in (os.stat(path).st_dev for path in paths)]
+    pids = [pid for pid in _pids() if _namespace(str(pid)) in views and not ours(pid)]
+    return [f"{_command(pid)} ({pid})" for pid in pids if any(_holds(pid, device, ()) for device in devices)]
+
+
+def _namespace(pid: str) -> int:
+    """The mount namespace of a process; 0: it is gone, or we may not know."""
+    with suppress(OSError):
+        return os.stat(f"/proc/{pid}/ns/mnt").st_ino
+    return 0
 
 
 def below(device: str) -> list[str]:

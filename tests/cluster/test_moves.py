@@ -158,9 +158,10 @@ def test_a_move_of_a_dataset_that_a_shell_holds_waits_and_names_the_shell_and_go
     assert shell.stdout
     pid = shell.stdout.readline().strip()
     cluster.move(data, "node-b")
-    data.says("the move waits", pid)
+    data.says("the move waits", pid, "no workload is stopped")
     assert data.status["phase"] == "active"
     writer.goes_on("node-a")
+    assert len(writer.turns) == 1, "it was not stopped for nothing"
     shell.communicate("now\n")
     data.active_on("node-b", within=25)
     writer.goes_on("node-b")

@@ -186,5 +186,8 @@ class SimAgent(Agent):
             self._leave._policy, self._leave._timeout, self._leave._grace = policy, timeout, grace
             self._leave._asked.set()
 
+    def _outsiders(self, paths: Sequence[Path]) -> list[str]:
+        return []  # nobody has a shell there
+
     def _etcd(self) -> Etcd:
         return Etcd(self._machine.world.endpoints, timeout=ETCD_TIMEOUT, own_key=self._keys.cluster)

@@ -125,7 +125,7 @@ def test_it_is_sent_while_its_workload_goes_on() -> None:
 
 def test_then_the_workload_stops_the_rest_is_sent_and_only_then_it_is_handed_over() -> None:
     ready = copying(verdict=READY)
-    assert steps(moving(copying=ready)) == (StopWorkload("w"),)
+    assert steps(moving(copying=ready)) == (StopWorkload("w", moving=True),)
     assert steps(moving(copying=ready, conditions={})) == (Unpublish("d"),)
     gone: dict[str, Any] = {"conditions": {}, "here": {"d": Away()}}
     assert steps(moving(copying=ready, **gone)) == (LastIncrement("d"),)

@@ -94,7 +94,7 @@ class TestWantedElsewhere:
 
     def test_workloads_stop_then_it_is_unpublished_then_handed_over(self) -> None:
         s = using(unit=(self.LEAVING,))
-        assert steps(s) == (StopWorkload("w"),)
+        assert steps(s) == (StopWorkload("w", moving=True),)
         s = replace(s, conditions={"w": Absent()})
         assert steps(s) == (Unpublish("d"),)
         s = replace(s, here={"d": Attached("/dev/loop0")})
@@ -103,7 +103,7 @@ class TestWantedElsewhere:
         assert steps(s) == (Handover(("d",), "b", "desired says b"),)
 
     def test_a_workload_that_ended_by_itself_is_put_away_too(self) -> None:
-        assert steps(using(unit=(self.LEAVING,), conditions={"w": exited()})) == (StopWorkload("w"),)
+        assert steps(using(unit=(self.LEAVING,), conditions={"w": exited()})) == (StopWorkload("w", moving=True),)
 
     def test_all_of_a_unit_leave_side_by_side_and_in_one_transaction(self) -> None:
         unit = (dataset("d", **wants("b")), dataset("e"))
@@ -117,12 +117,12 @@ class TestWantedElsewhere:
         assert steps(s) == ()
         assert plan(s).wake == NOW + 5
         assert plan(s).statuses["d"].warning == "the move waits: in use"
-        assert steps(replace(s, now=NOW + 5)) == (StopWorkload("w"),)
+        assert steps(replace(s, now=NOW + 5)) == (StopWorkload("w", moving=True),)
 
     def test_a_newer_wish_ends_the_waiting(self) -> None:
         newer = dataset(**wants("b", desired_revision=71))
         s = using(unit=(newer,), blocked=Blocked(70, "in use", NOW + 5))
-        assert steps(s) == (StopWorkload("w"),)
+        assert steps(s) == (StopWorkload("w", moving=True),)
 
     def test_trouble_with_bringing_it_up_here_does_not_hold_a_move_back(self) -> None:
         s = situation(self.LEAVING, here={"d": Away()}, trouble=Trouble("no image", NOW + 30, 5))

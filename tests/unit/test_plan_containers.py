@@ -42,7 +42,7 @@ def said(to: str = "b", at: float = NOW - 1, **changes: Any) -> dict[str, Ready]
 def test_it_runs_on_until_its_next_node_has_said_that_it_is_ready() -> None:
     assert steps(moving()) == (AskReady("w", "b"),)
     assert steps(moving(ready=said())) == (AskReady("w", "b"),)
-    assert steps(moving(ready=said(done=True))) == (StopWorkload("w"),)
+    assert steps(moving(ready=said(done=True))) == (StopWorkload("w", moving=True),)
 
 
 def test_what_was_said_of_another_node_or_another_spec_says_nothing() -> None:
