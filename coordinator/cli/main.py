@@ -169,10 +169,16 @@ def run(arguments: Sequence[str]) -> int:
             return ExitCode.USAGE
         return _complain(_usage(error), arguments)
     except (typer.Abort, KeyboardInterrupt):
-        return _complain(Interrupted("stopped"), arguments)
+        return _complain(_stopped(), arguments)
     if code == ExitCode.INTERRUPTED:  # typer's answer to Ctrl-C, without a word
-        return _complain(Interrupted("stopped"), arguments)
+        return _complain(_stopped(), arguments)
     return code if isinstance(code, int) else ExitCode.DONE
+
+
+def _stopped() -> CliError:
+    """A verb that waits for something says itself what goes on without it."""
+    outcome = "What had been asked of etcd by then may have happened, and is not taken back."
+    return Interrupted("stopped", "To look: drover ls", outcome)
 
 
 def _usage(error: TyperException) -> CliError:

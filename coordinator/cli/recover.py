@@ -16,7 +16,7 @@ import typer
 from drover.coordinator.cli import options, output
 from drover.coordinator.cli.connection import commit, connection, run
 from drover.coordinator.cli.describe import now
-from drover.coordinator.cli.errors import Failed, NotPossible, Usage
+from drover.coordinator.cli.errors import Failed, Interrupted, NotPossible, Usage
 from drover.coordinator.cli.output import listing, plain
 from drover.coordinator.cli.shapes import RecoveryJson
 from drover.coordinator.keys import DEFAULT_PREFIX, Key, Keys, Kind, range_end
@@ -325,7 +325,14 @@ def recover(
             return
         output.say("Nothing was changed. To do it: the same command with --confirm")
         return
-    run(where, lambda store, keys: Recovery(store, keys, seen, told).run(planned, life))
+    try:
+        run(where, lambda store, keys: Recovery(store, keys, seen, told).run(planned, life))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "stopped in the middle",
+            "Give the same command again.",
+            outcome="No agent joins until it has been through; it can be repeated.",
+        ) from None
     if as_json:
         output.say_json(_json(planned, done=True))
         return
