@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import drover
 from drover.agent.backends import make_backends
-from drover.agent.cgroups import CgroupError, Cgroups
+from drover.agent.cgroups import CONTAINERS, CgroupError, Cgroups
 from drover.agent.config import Settings
 from drover.agent.config_errors import ConfigError
 from drover.agent.guard.settings import NOTHING, REBOOT
@@ -298,7 +298,9 @@ def _cgroups(name: str) -> CgroupState:
         wrong=wrong,
         controllers=tuple(_text(top / "cgroup.controllers").split()),
         datasets={it: cgroups.populated(f"datasets/{it}") for it in cgroups.names("datasets")},
-        workloads={it: cgroups.populated(f"workloads/{it}") for it in cgroups.names("workloads")},
+        workloads={
+            it: cgroups.populated(f"{kind}/{it}") for kind in ("workloads", CONTAINERS) for it in cgroups.names(kind)
+        },
     )
 
 
