@@ -98,6 +98,9 @@ class Worker:
                 continue
             decided = plan(situation)
             self._tell(situation, decided)
+            if not decided.leaving:  # what another node has got ready it may have given up by the next move
+                for name in situation.conditions:
+                    self._shared.execute.ready.pop(name, None)
             if decided.parted != self.parted:
                 self.parted = decided.parted
                 self._shared.leave.changed.set()

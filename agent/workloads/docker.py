@@ -29,7 +29,7 @@ from drover.agent.cgroup_wait import wait_empty
 from drover.agent.cgroups import CONTAINERS, CgroupError, Cgroups, NotEmpty, Watch
 from drover.agent.workloads.base import Absent, Condition, Exited, NotAllowedNow, Running, WorkloadError, fingerprint
 from drover.agent.workloads.container import Allowed, config, refusal
-from drover.agent.workloads.engine import FINGERPRINT, LABEL, Engine, EngineAway
+from drover.agent.workloads.engine import FINGERPRINT, LABEL, Engine
 from drover.agent.workloads.launch import Gate
 from drover.agent.workloads.notes import now, read, whole, write
 from drover.coordinator.containers import ContainerSpec
@@ -199,6 +199,7 @@ class DockerRuntime:
                 "--exec-opt native.cgroupdriver=cgroupfs"
             )
         parent = self._cgroups.make(_cgroup(name))
+        self._cgroups.seal(_cgroup(name))  # it is started by us, with its data, or not at all
         paths = {dataset: self._mounts / dataset for dataset in spec.datasets}
         made = self._engine.create(config(name, spec, paths, self._cgroups.seen_as(parent)), name)
         for network in spec.networks[1:]:
@@ -332,7 +333,7 @@ class DockerRuntime:
         while True:
             try:
                 await self._listen()
-            except (aiohttp.ClientError, OSError, EngineAway, ValueError) as error:
+            except (aiohttp.ClientError, OSError, WorkloadError, ValueError, LookupError, TypeError) as error:
                 log.debug("the engine tells nothing: %s", error)
             await asyncio.sleep(_AGAIN)
 
@@ -343,6 +344,7 @@ class DockerRuntime:
         connector = aiohttp.UnixConnector(str(self._socket))
         async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:
             async with session.get("http://docker/events", params={"filters": filters}) as stream:
+                stream.raise_for_status()
                 self._sweep.set()
                 for name, condition in (await self.look()).items():
                     if isinstance(condition, Running):
@@ -351,8 +353,11 @@ class DockerRuntime:
                     event = json.loads(line)
                     if event["Action"] == "die":
                         self._sweep.set()
-                    else:
-                        await self._ask_health(str(event["Actor"]["Attributes"].get(LABEL, "")))
+                        continue
+                    name = str(event["Actor"]["Attributes"].get(LABEL, ""))
+                    await self._ask_health(name)
+                    if event["Action"] == "start" and not name_error(name):
+                        self._wake(name)  # by whomever it was started
 
     async def _ask_health(self, name: str) -> None:
         if name_error(name):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from drover.agent.api.docker_volume import MOUNT_LIMIT
+from drover.coordinator.cli.playground.layout import Profile
 from tests.playground import Playground, eventually
 
 IMAGE = "busybox"
@@ -17,8 +18,8 @@ IMAGE = "busybox"
 class Engines(Playground):
     """A playground with an engine on every node."""
 
-    def __init__(self, directory: Path, nodes: int = 2) -> None:
-        super().__init__(directory, nodes=nodes, docker=True)
+    def __init__(self, directory: Path, nodes: int = 2, timings: Profile = "fast") -> None:
+        super().__init__(directory, nodes=nodes, docker=True, timings=timings)
         self._number = 0
         self.newest = ""
         """The dataset that was made last."""

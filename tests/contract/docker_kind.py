@@ -221,6 +221,14 @@ async def test_what_was_got_ready_is_what_is_started_and_goes_again_where_it_doe
         watching.cancel()
 
 
+async def test_what_was_got_ready_is_not_started_by_anybody_else(node: Node, runtime: DockerRuntime) -> None:
+    await runtime.prepare("web", spec())
+    with pytest.raises(subprocess.CalledProcessError):
+        docker("start", "web")
+    await start(node, runtime)
+    assert isinstance((await runtime.look())["web"], Running)
+
+
 async def test_what_cannot_be_started_says_why_and_is_absent(node: Node, runtime: DockerRuntime) -> None:
     with pytest.raises(WorkloadError, match="image nowhere"):
         await start(node, runtime, spec(image="nowhere"))
