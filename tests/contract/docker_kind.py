@@ -166,9 +166,9 @@ async def test_what_does_not_end_in_its_grace_period_is_killed(node: Node, runti
 
 
 async def test_it_is_stopped_by_the_signal_that_it_asks_for(node: Node, runtime: DockerRuntime) -> None:
-    script = "trap 'echo told > /data/told; exit 0' INT; while :; do sleep 0.05; done"
+    script = "trap 'echo told > /data/told; exit 0' INT; echo > /data/ready; while :; do sleep 0.05; done"
     await start(node, runtime, spec(script, init=False, stop_signal="SIGINT"))
-    await asyncio.sleep(0.3)  # the shell has no way to say that it has set its trap, but by what follows
+    await until((node.data / "ready").exists)
     await runtime.stop("web", 10)
     assert (node.data / "told").read_text() == "told\n"
 
