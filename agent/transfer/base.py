@@ -101,9 +101,14 @@ class Outgoing(Protocol):
         about: Mapping[str, Any] | None = None,
         *,
         deterministic: bool = False,
+        both: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Sent:
         """One round: what `argv` writes to its standard output.
+
+        both: the two commands talk: what the receiver's writes to its standard output goes to this one's standard
+        input, so a connection that is cut ends the round. The receiver must be told the same; its command's input ends when
+        this one has ended, not before.
 
         about: JSON for the receiver, under 32 KiB. deterministic: run again it makes the same bytes, so that a new
         helper can go on where one that died had been; and they have checksums of their own, as those of btrfs and ZFS.
@@ -124,9 +129,10 @@ class IncomingRound(Protocol):
     about: Mapping[str, Any]
 
     async def receive(
-        self, argv: Sequence[str], check: Check, *, progress: Callable[[int], None] | None = None
+        self, argv: Sequence[str], check: Check, *, both: bool = False, progress: Callable[[int], None] | None = None
     ) -> Received:
-        """Feed `argv`'s standard input, then `check`. Raises StorageError, also where the sender's end failed."""
+        """Feed `argv`'s standard input, then `check`. both: as in `send`. Raises StorageError, also where the sender's
+        end failed."""
         ...
 
     async def refuse(self, error: Exception) -> None:

@@ -27,15 +27,16 @@ FULL = ("No space left on device", "Disk quota exceeded", "out of space")
 class Command:
     """Its pipe and its standard error do not block. It is in the process group and the cgroup of its helper."""
 
-    def __init__(self, argv: Sequence[str], end: Literal["stdin", "stdout"]) -> None:
-        """end: which of its ends is the pipe. Raises CommandFailed where it cannot be started."""
+    def __init__(self, argv: Sequence[str], end: Literal["stdin", "stdout"], both: bool = False) -> None:
+        """end: which of its ends is `pipe`. both: the other one is a pipe, too: `back`. Raises CommandFailed where it
+        cannot be started."""
         self._shown = textwrap.shorten(shlex.join(argv), SHOWN, placeholder="…")
         pipe, other = subprocess.PIPE, subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(
                 list(argv),
-                stdin=pipe if end == "stdin" else other,
-                stdout=pipe if end == "stdout" else other,
+                stdin=pipe if both or end == "stdin" else other,
+                stdout=pipe if both or end == "stdout" else other,
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 cwd="/",
@@ -43,15 +44,18 @@ class Command:
             )
         except OSError as error:
             raise CommandFailed(f"'{argv[0]}' cannot be started: {error.strerror}; install it") from error
-        stream = self._process.stdin if end == "stdin" else self._process.stdout
+        ends = (self._process.stdin, self._process.stdout)
+        stream, back = ends if end == "stdin" else reversed(ends)
         assert stream is not None
         assert self._process.stderr is not None
-        self._stream = stream
+        self._stream, self._back = stream, back
         self.errors = self._process.stderr
         self.ended = os.pidfd_open(self._process.pid)
         self._said = b""
         os.set_blocking(self.pipe, False)
         os.set_blocking(self.errors.fileno(), False)
+        if back is not None:
+            os.set_blocking(back.fileno(), False)
         with suppress(PermissionError):  # this user's pipes are many and large
             fcntl.fcntl(self.pipe, fcntl.F_SETPIPE_SZ, CHUNK)
 
@@ -65,6 +69,16 @@ class Command:
     @property
     def piped(self) -> bool:
         return not self._stream.closed
+
+    @property
+    def back(self) -> int | None:
+        """The other end; None: it is no pipe, or was closed."""
+        return None if self._back is None else self._back.fileno()
+
+    def close_back(self) -> None:
+        if self._back is not None:
+            self._back.close()
+            self._back = None
 
     def listen(self) -> bool:
         """What it says on its standard error; False: it says no more."""
@@ -102,5 +116,6 @@ class Command:
             self.kill()
         finally:
             self._stream.close()
+            self.close_back()
             self.errors.close()
             os.close(self.ended)

@@ -60,10 +60,10 @@ class TcpIncomingRound:
         self._relays = relays
 
     async def receive(
-        self, argv: Sequence[str], check: Check, *, progress: Callable[[int], None] | None = None
+        self, argv: Sequence[str], check: Check, *, both: bool = False, progress: Callable[[int], None] | None = None
     ) -> Received:
         self.waits = False
-        self._relays.order({"number": self.number, "argv": list(argv), "check": asdict(check)})
+        self._relays.order({"number": self.number, "argv": list(argv), "check": asdict(check), "both": both})
         while True:
             message = await self._relays.hear()
             if "received" in message:

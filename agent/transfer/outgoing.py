@@ -67,6 +67,7 @@ class TcpOutgoing:
         about: Mapping[str, Any] | None = None,
         *,
         deterministic: bool = False,
+        both: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Sent:
         if self._broken is not None:
@@ -79,6 +80,7 @@ class TcpOutgoing:
             "argv": list(argv),
             "about": about or {},
             "deterministic": deterministic,
+            "both": both,
             "again": False,
         }
         self._progress, self._began = progress, time.monotonic()

@@ -31,12 +31,16 @@ def relay(control: str, terms: Mapping[str, Any], keep: float) -> None:
     """What the helper runs, until the agent closes `control`, or the sender has finished or is gone for good. Orders,
     and what is said:
 
-    a connection; receive (number, argv, check): progress, then received or failed; refuse (number, error). begun is
-    said when the sender has begun a round, finished or gone (with the error) in the end, and stray where
-    a connection was not the sender's. keep: seconds that a cut connection may take to come back.
+    a connection; receive (number, argv, check, both): progress, then received or failed; refuse (number, error). begun
+    is said when the sender has begun a round, finished or gone (with the error) in the end, and stray where a
+    connection was not the sender's. keep: seconds that a cut connection may take to come back.
     """
     with suppress(AgentGone):
         Receiver(Control(control), Terms.read(terms), keep).run()
+
+
+BACK = 1 << 16
+"""Bytes that a command's answer is read by."""
 
 
 class Phase(Enum):
@@ -64,7 +68,7 @@ class Receiver:
         self._complains = False
         self._piece = memoryview(b"")
         """What the command has not taken yet."""
-        self._sampled = False
+        self._sampled = self._both = False
         self._taken = self._crc = self._acked = 0
         self._acked_at = self._mentioned = 0.0
         self._check: dict[str, Any] = {}
@@ -96,7 +100,9 @@ class Receiver:
         if (command := self._command) is not None:
             if command.errors.fileno() in ready and not command.listen():
                 self._complains = False
-            if self._phase is Phase.TAKING and self._piece and command.pipe in ready:
+            if command.back is not None and command.back in ready:
+                self._say(command)
+            elif self._phase is Phase.TAKING and self._piece and command.pipe in ready:
                 self._feed(command)
             elif command.ended in ready:
                 self._command_ended(command)
@@ -133,7 +139,10 @@ class Receiver:
             if events := (select.POLLIN if self._listens else 0) | (select.POLLOUT if wire.pending else 0):
                 poll.register(wire, events)
         if (command := self._command) is not None:
-            poll.register(command.ended, select.POLLIN)
+            if command.back is None:
+                poll.register(command.ended, select.POLLIN)
+            elif self._wire is not None and not self._wire.pending:
+                poll.register(command.back, select.POLLIN)
             if self._complains:
                 poll.register(command.errors, select.POLLIN)
             if self._phase is Phase.TAKING and self._piece:
@@ -154,11 +163,13 @@ class Receiver:
         elif "refuse" in order:
             self._fail(error_from_wire(order["refuse"]))
         else:
-            self._check = order["check"]
+            self._check, self._both = order["check"], order["both"]
             try:
-                self._command = Command(order["argv"], "stdin")
+                self._command = Command(order["argv"], "stdin", self._both)
                 self._complains = True
                 self._phase = Phase.TAKING
+                if self._both and self._wire is not None:
+                    self._wire.say(Kind.SAID, {"number": self._number, "all": False})
             except StorageError as error:
                 self._fail(error)
 
@@ -172,6 +183,8 @@ class Receiver:
             return
         if self._wire is not None:
             self._wire.close()
+        self._wire = None
+        self._not_again()
         self._wire = wire
         self._piece = memoryview(b"")
         self._acked = self._taken
@@ -192,7 +205,9 @@ class Receiver:
             if kind is not Kind.DATA:
                 self._heard(kind, parsed(payload))
             elif self._phase is Phase.TAKING:
-                assert self._command is not None
+                if self._command is None:
+                    self._fail(StreamDamaged("the receiving command ended before the stream did"))
+                    return
                 self._piece = payload
                 self._feed(self._command)
                 self._acknowledge(time.monotonic())
@@ -218,6 +233,17 @@ class Receiver:
             self._fail(from_peer(message.get("error", {}), self._terms.sender))
         elif kind is Kind.END and self._phase is Phase.TAKING:
             self._end(message.get("bytes"), message.get("crc"))
+
+    def _say(self, command: Command) -> None:
+        """What the command says to the sender's."""
+        assert self._wire is not None
+        assert command.back is not None
+        with suppress(BlockingIOError):
+            if said := os.read(command.back, BACK):
+                self._wire.data(memoryview(said))
+            else:
+                command.close_back()
+                self._wire.say(Kind.SAID, {"number": self._number, "all": True})
 
     def _feed(self, command: Command) -> None:
         try:
@@ -252,20 +278,26 @@ class Receiver:
                 )
             )
             return
-        assert self._command is not None
+        if self._command is None:
+            self._look()
+            return
         self._command.close_pipe()
         self._phase = Phase.ENDING
 
     def _command_ended(self, command: Command) -> None:
         early = self._phase is Phase.TAKING
         failure = command.failure()
-        if failure is None and early:
+        if failure is None and early and not self._both:
             failure = StreamDamaged("the receiving command ended before the stream did")
         if failure is not None:
             self._fail(failure)
             return
         command.close()
         self._command = None
+        if not early:
+            self._look()
+
+    def _look(self) -> None:
         self._phase = Phase.CHECKING
         self._checking = Checking(self._check)
 
@@ -307,4 +339,10 @@ class Receiver:
             self._wire = None
             self._lost = time.monotonic()
             self._control.mention({"cut": str(lost)})
+        self._not_again()
         self._piece = memoryview(b"")
+
+    def _not_again(self) -> None:
+        """Two commands that talk cannot go on from where they were."""
+        if self._both and self._phase in (Phase.TAKING, Phase.ENDING):
+            self._fail(ConnectionCut(f"the connection to {self._terms.sender} was cut"))

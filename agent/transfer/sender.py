@@ -30,7 +30,7 @@ MENTION = 0.25
 def relay(control: str, terms: Mapping[str, Any]) -> None:
     """What the helper runs, until the agent closes `control`, or has ordered to finish. Orders, and what is said:
 
-    connect (with the connection): connected, or not_connected and the error; send (number, argv, about, again):
+    connect (with the connection): connected, or not_connected and the error; send (number, argv, about, both, again):
     progress, then sent or failed; finish. cut is said whenever the connection is gone: connect again.
     """
     with suppress(AgentGone):
@@ -49,7 +49,11 @@ class Sender:
         """Whether the command still says something on its standard error."""
         self._number = 0
         self._about: dict[str, Any] = {}
-        self._sending = self._sampled = False
+        self._sending = self._sampled = self._both = False
+        self._answer = memoryview(b"")
+        """What the receiver's command has said, and ours has not taken yet."""
+        self._answers = 0
+        """The round that it says it in: what comes before belongs to one that is over."""
         self._cursor = 0
         """Bytes of the stream that were given to the wire."""
         self._whole = self._end_said = False
@@ -91,25 +95,33 @@ class Sender:
                 self._take(command)
             elif command.ended in ready and not command.piped:
                 self._command_ended(command)
+        if self._answer and (command := self._command) is not None and command.back in ready:
+            self._give(command)
         if (wire := self._wire) is not None:
             if wire.pending:
                 wire.flush()
             heard = wire.fileno() in ready or wire.buffered
-            while heard and self._wire is wire and (frame := wire.next()):
-                self._heard(frame[0], parsed(frame[1]))
+            while heard and self._wire is wire and not self._answer and (frame := wire.next()):
+                if frame[0] is Kind.DATA:
+                    self._answered(frame[1])
+                else:
+                    self._heard(frame[0], parsed(frame[1]))
             if self._wire is wire:
-                wire.keep_alive(listening=True)
+                wire.keep_alive(listening=not self._answer)
 
     def _poll(self) -> set[int]:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         wait = None
         if (wire := self._wire) is not None:
-            poll.register(wire, select.POLLIN | (select.POLLOUT if wire.pending else 0))
-            wait = 0.0 if wire.buffered else wire.beat
+            listening = not self._answer
+            poll.register(wire, (select.POLLIN if listening else 0) | (select.POLLOUT if wire.pending else 0))
+            wait = 0.0 if wire.buffered and listening else wire.beat
         if (command := self._command) is not None:
             if self._complains:
                 poll.register(command.errors, select.POLLIN)
+            if self._answer and command.back is not None:
+                poll.register(command.back, select.POLLOUT)
             if not command.piped:
                 poll.register(command.ended, select.POLLIN)
             elif wire is not None and not wire.pending and (self._skip or self._ring.room()):
@@ -142,7 +154,7 @@ class Sender:
 
     def _send(self, order: dict[str, Any]) -> None:
         self._number, self._about = order["number"], order["about"]
-        self._sending, self._whole, self._skip = True, False, None
+        self._sending, self._whole, self._skip, self._both = True, False, None, order["both"]
         self._sampled = order["deterministic"] or self._terms.files is not None
         self._ring.begin(0, 0, self._sampled)
         self._rewind(0)
@@ -155,7 +167,7 @@ class Sender:
         elif self._wire is not None:
             self._begin()
         try:
-            self._command = Command(order["argv"], "stdout")
+            self._command = Command(order["argv"], "stdout", self._both)
             self._complains = True
         except StorageError as error:
             self._abort(error)
@@ -214,6 +226,9 @@ class Sender:
             wire.data(chunk)
             self._cursor += len(chunk)
             wire.flush()
+        if self._both and not wire.pending:
+            # It is not sent again; and what it waits for may be behind what the other command says.
+            self._ring.acknowledged(self._cursor)
         if self._whole and not self._end_said and self._cursor == self._ring.end:
             wire.say(Kind.END, {"number": self._number, "bytes": self._ring.end, "crc": self._ring.crc})
             self._end_said = True
@@ -228,6 +243,22 @@ class Sender:
 
     # What the receiver says.
 
+    def _answered(self, piece: memoryview) -> None:
+        """Of the other command, to ours; nothing where that has ended."""
+        if self._answers == self._number and self._command is not None and self._command.back is not None:
+            self._answer = piece
+            self._give(self._command)
+
+    def _give(self, command: Command) -> None:
+        assert command.back is not None
+        try:
+            self._answer = self._answer[os.write(command.back, self._answer) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._answer = memoryview(b"")
+            command.close_back()
+
     def _heard(self, kind: Kind, message: dict[str, Any]) -> None:
         if not self._sending or message.get("number") != self._number:
             return  # of a round that is over
@@ -236,6 +267,10 @@ class Sender:
             if time.monotonic() - self._mentioned > MENTION:
                 self._mentioned = time.monotonic()
                 self._control.mention({"progress": message["bytes"]})
+        elif kind is Kind.SAID and message["all"] and self._command is not None:
+            self._command.close_back()
+        elif kind is Kind.SAID:
+            self._answers = self._number
         elif kind is Kind.DONE:
             self._over({"done": message["answer"]})
         elif kind is Kind.FAILED:
@@ -289,6 +324,7 @@ class Sender:
             self._wire.say(Kind.ABORT, {"number": self._number, "error": to_peer(given_up)})
 
     def _drop_command(self) -> None:
+        self._answer = memoryview(b"")
         if self._command is not None:
             self._command.close()
             self._command = None
@@ -297,6 +333,8 @@ class Sender:
         if self._wire is not None:
             self._wire.close()
             self._wire = None
+        if self._both and self._sending:
+            self._abort(ConnectionCut(f"{why}; what was sent is kept, and is compared in the next round"))
         self._control.say({"cut": why})
 
     def _part(self, wire: Wire) -> None:

@@ -27,7 +27,8 @@ VERSION = 1
 
 class Kind(IntEnum):
     """Sender to receiver: HELLO, BEGIN, DATA, END, ABORT, BYE; back: WELCOME, REFUSED, ACK, DONE, FAILED; both: PING.
-    All but DATA carry JSON."""
+    In a round that talks both ways the receiver sends DATA, too, with SAID before the first and after the last. All but
+    DATA carry JSON."""
 
     HELLO = 1
     WELCOME = 2
@@ -41,6 +42,7 @@ class Kind(IntEnum):
     FAILED = 10
     PING = 11
     BYE = 12
+    SAID = 13
 
 
 class Lost(Exception):

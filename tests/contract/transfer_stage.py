@@ -178,6 +178,7 @@ class Arrivals:
     progress: list[int] = field(default_factory=list)
     ended: StorageError | None = None
     finished: bool = False
+    both: bool = False
 
     def file(self, number: int) -> Path:
         return self.directory / f"arrived-{number}"
@@ -190,7 +191,9 @@ class Arrivals:
                 self.begun.set()
                 file = self.file(round_.number)
                 try:
-                    received = await round_.receive(self.argv(file), self.check(file), progress=self.progress.append)
+                    received = await round_.receive(
+                        self.argv(file), self.check(file), both=self.both, progress=self.progress.append
+                    )
                     self.outcomes.append(received)
                 except StorageError as error:
                     self.outcomes.append(error)
