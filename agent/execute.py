@@ -341,10 +341,11 @@ class Executor:
 
     def _replicate(self, d: Dataset, to: str) -> None:
         backend, volume = self._at(d)
-        if self.copier is not None and isinstance(backend, LocalCopies):
-            limit = d.spec.max_cutover if isinstance(d.spec, DatasetSpec) else MAX_CUTOVER
-            kept = frozenset(copy.guid for copy in d.acknowledged.values())
-            self.copier.start(Sent(backend, volume, self._token(d), limit, kept), to)
+        if self.copier is None or not isinstance(backend, LocalCopies):
+            raise StorageError(f"back end {backend.name} keeps no copies here: {d.name} cannot be sent to {to}")
+        limit = d.spec.max_cutover if isinstance(d.spec, DatasetSpec) else MAX_CUTOVER
+        kept = frozenset(copy.guid for copy in d.acknowledged.values())
+        self.copier.start(Sent(backend, volume, self._token(d), limit, kept), to)
 
     async def _destroy(self, d: Dataset) -> None:
         if d.tenure is None or d.tenure.state is not State.ACTIVE:

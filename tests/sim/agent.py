@@ -136,6 +136,7 @@ class SimAgent(Agent):
         self._marks = MarkFile(machine.directory / f"{machine.name}.mark")
         guard = self._guard = self._sim_guard = SimGuard(machine)
         copies = SimCopies(machine, guard)
+        assert isinstance(copies, LocalCopies)
         self._backends = {**{name: SimBackend(name, machine, guard) for name in (SHARED, BLOCK)}, LOCAL: copies}
         self._data_path = SimPath(machine, copies)  # type: ignore[assignment]
         self.receiver = self._receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)

@@ -11,6 +11,7 @@ from drover.agent.storage.base import (
     Away,
     Busy,
     Damaged,
+    Diverged,
     Family,
     Here,
     Mounted,
@@ -65,7 +66,7 @@ class Copy:
     live: Image | None = None
     snapshots: list[Snap] = field(default_factory=list)
     arriving: Arriving | None = None
-    diverged: int = 0
+    diverged: list[Diverged] = field(default_factory=list)
 
 
 class Copies:
@@ -257,8 +258,9 @@ class SimCopies(SimBackend):
     def _set_aside(self, copy: Copy) -> str:
         if copy.live is None:
             return ""
-        copy.live, copy.diverged = None, copy.diverged + 1
-        return f"diverged-{copy.token.epoch}"
+        epoch, copy.live = copy.token.epoch, None
+        copy.diverged.append(Diverged(epoch, self._machine.world.random_id(), f"/copies/diverged-{epoch}"))
+        return copy.diverged[-1].path
 
     async def snapshots(self, volume: Volume) -> Sequence[Snapshot]:
         copy = self._copy(volume)
@@ -296,7 +298,31 @@ class SimCopies(SimBackend):
     def send(self, volume: Volume, snapshot: Snapshot, parent: Snapshot | None) -> Sending:
         return Sending(("send", volume.uid, snapshot.guid, parent.guid if parent else ""), parent is None)
 
-    async def expect(self, volume: Volume, token: Token) -> Sequence[Snapshot]:
+    async def set_aside(self, volume: Volume, token: Token) -> str:
+        async def body() -> str:
+            await self._takes()
+            copy = self._found(volume)
+            check_token(copy.token, token)
+            self._not_mounted(volume)
+            aside = self._set_aside(copy)
+            copy.token = token
+            return aside
+
+        return await self._job(volume, body)
+
+    async def diverged(self, volume: Volume) -> Sequence[Diverged]:
+        copy = self._copy(volume)
+        return list(copy.diverged) if copy is not None else []
+
+    async def discard_diverged(self, volume: Volume, token: Token, guid: str) -> None:
+        async def body() -> None:
+            copy = self._found(volume)
+            check_token(copy.token, token)
+            copy.diverged = [kept for kept in copy.diverged if kept.guid != guid]
+
+        await self._job(volume, body)
+
+    async def expect(self, volume: Volume, token: Token, theirs: Collection[str]) -> Sequence[Snapshot]:
         async def body() -> Sequence[Snapshot]:
             await self._takes()
             machine, copy = self._machine, self._copy(volume)
