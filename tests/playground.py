@@ -76,8 +76,15 @@ class Playground:
         self._docker, self._tls, self._ipv6 = docker, tls, ipv6
 
     def __enter__(self) -> Self:
-        kinds = {"btrfs": self.btrfs, "zfs": self._zfs, "docker": self._docker}
-        self.settings = up(self.layout, *self._options, **kinds, tls=self._tls, ipv6=self._ipv6)
+        self.settings = up(
+            self.layout,
+            *self._options,
+            btrfs=self.btrfs,
+            docker=self._docker,
+            tls=self._tls,
+            ipv6=self._ipv6,
+            zfs=self._zfs,
+        )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

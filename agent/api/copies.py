@@ -60,9 +60,9 @@ class Copies(drover_pb2_grpc.CopiesServicer):
                 entries = [drover_pb2.Entry(**asdict(entry)) for entry in batch.entries]
                 yield drover_pb2.Examined(entries=entries, read=batch.read)
         except NotFound as error:
-            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error)[:_SAID])
         except StorageError as error:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error)[:_SAID])
         finally:
             await reading.aclose()
 

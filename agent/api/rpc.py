@@ -202,7 +202,7 @@ class _Health(health_pb2_grpc.HealthServicer):
         """Status NOT_FOUND where there is no such service, as the health protocol has it."""
         status = self._status(request.service)
         if status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r}")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service[:100]!r}")
         return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(

@@ -107,8 +107,8 @@ class Outgoing(Protocol):
         """One round: what `argv` writes to its standard output.
 
         both: the two commands talk: what the receiver's writes to its standard output goes to this one's standard
-        input, so a connection that is cut ends the round. The receiver must be told the same; its command's input ends when
-        this one has ended, not before.
+        input, so a connection that is cut ends the round. The receiver must be told the same; its command's input ends
+        when this one has ended, not before.
 
         about: JSON for the receiver, under 32 KiB. deterministic: run again it makes the same bytes, so that a new
         helper can go on where one that died had been; and they have checksums of their own, as those of btrfs and ZFS.

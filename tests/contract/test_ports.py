@@ -7,7 +7,7 @@ import json
 import socket
 import ssl
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,9 @@ class Taker(Receiver):
         super().__init__(lambda: None, {}, lambda: None)
         self.senders: list[str] = []
 
-    async def expect(self, sender: str, backend: str, volume: Volume, token: Token) -> AsyncGenerator[Expected, None]:
+    async def expect(
+        self, sender: str, backend: str, volume: Volume, token: Token, theirs: Collection[str]
+    ) -> AsyncGenerator[Expected, None]:
         self.senders.append(sender)
         raise StorageError("no room")
         yield

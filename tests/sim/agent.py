@@ -16,6 +16,7 @@ from drover.agent.leave import Leave
 from drover.agent.receiving import Receiver
 from drover.agent.sight import Sight
 from drover.agent.spans import Spans
+from drover.agent.storage.base import LocalCopies
 from drover.agent.telemetry import Telemetry
 from drover.coordinator.etcd import Etcd
 from drover.coordinator.mark import MarkFile

@@ -4,6 +4,7 @@ of the data path, its own socket, and the plugin of Docker Engines. Real servers
 from __future__ import annotations
 
 import asyncio
+import grp
 import json
 import socket
 import threading
@@ -70,10 +71,10 @@ async def doors(directory: Path) -> AsyncIterator[dict[str, Any]]:
             rpc.serving(source, "127.0.0.1:0", grace=0, receiver=receiver, preparer=lambda: None)
         )
         leave = Leave(KEYS, "move", 1.0, 1.0)
-        await stack.enter_async_context(control.serving(directory, leave))
+        await stack.enter_async_context(control.serving(directory, leave, GROUP))
         users = Users(directory / "docker.json", directory / "engine")
         volumes = docker_volume.Volumes(me, users, lambda dataset: Path("/mnt"), Defaults("loopback", "1GiB"))
-        await stack.enter_async_context(docker_volume.serving(volumes, directory / "docker.sock"))
+        await stack.enter_async_context(docker_volume.serving(volumes, directory / "docker.sock", GROUP))
         yield {"port": port, "control": directory / control.SOCKET, "docker": directory / "docker.sock"}
 
 
@@ -105,6 +106,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
 # gRPC.
 
 texts = st.text(max_size=12) | st.sampled_from(["d", "a", "a.1.1", "c", "loopback", "x" * 70_000, "../d", "d\n", "\0"])
+GROUP = grp.getgrgid(0).gr_name
 SCALARS: dict[int, st.SearchStrategy[Any]] = {
     pb.FieldDescriptor.CPPTYPE_STRING: texts,
     pb.FieldDescriptor.CPPTYPE_UINT64: st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 3, 2**64 - 1]),
@@ -119,11 +121,7 @@ def messages(kind: pb.Descriptor) -> st.SearchStrategy[Message]:
     """Any that this type allows."""
     fields: dict[str, st.SearchStrategy[Any]] = {}
     for field in kind.fields:
-        one = (
-            messages(field.message_type)
-            if field.message_type is not None
-            else SCALARS[field.cpp_type]
-        )
+        one = messages(field.message_type) if field.message_type is not None else SCALARS[field.cpp_type]
         fields[field.name] = st.lists(one, max_size=5) if field.is_repeated else one
     return st.fixed_dictionaries({}, optional=fields).map(lambda values: GetMessageClass(kind)(**values))
 
