@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from drover.agent.alone import Name, alone
-from drover.agent.api import http
+from drover.agent.api import http, promises
 from drover.agent.backends import examine, make_backends
 from drover.agent.caretaker import Caretaker
 from drover.agent.cgroups import Cgroups
@@ -31,6 +31,7 @@ from drover.agent.local import Local
 from drover.agent.machine import boot_id
 from drover.agent.ports import asking, asking_ready, serve_volumes, serving, watch_expiry
 from drover.agent.preparer import Preparer
+from drover.agent.promise import Promiser
 from drover.agent.receiving import Receiver
 from drover.agent.reporter import Reporter
 from drover.agent.runtimes import make_runtimes
@@ -52,6 +53,7 @@ from drover.coordinator.join import Applicant, Joining, Refused
 from drover.coordinator.keys import Keys
 from drover.coordinator.mark import MARK, MarkFile
 from drover.coordinator.member import Lost, Member
+from drover.coordinator.promising import Ask, Promises
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import Loss
 from drover.coordinator.records import Fence
@@ -100,6 +102,9 @@ class Agent:
         self._reporter: Reporter | None = None
         self._preparer: Preparer | None = None
         self._leave = Leave(self._keys, settings.on_shutdown, settings.shutdown_timeout, settings.reboot_grace)
+        self._promiser = Promiser(
+            settings.node, settings.machine_id, lambda: self._member, lambda: self._sight.halted, read_clock
+        )
 
     async def run(self) -> None:
         """Until cancelled; then everything that is mounted and runs is left as it is, for the next agent.
@@ -124,7 +129,15 @@ class Agent:
             await guard.start(guard_settings(settings, self._cgroups.root, self._backends))
             watch_expiry(settings, self._telemetry)
             receiver = self._receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
-            doors = serving(settings, self._sight, self._telemetry, receiver, self._leave, lambda: self._preparer)
+            doors = serving(
+                settings,
+                self._sight,
+                self._telemetry,
+                receiver,
+                self._leave,
+                lambda: self._preparer,
+                self._promiser.give,
+            )
             await stack.enter_async_context(doors)
             async with asyncio.TaskGroup() as group:
                 if any(backend.family is Family.LOCAL_COPIES for backend in self._backends.values()):
@@ -204,6 +217,7 @@ class Agent:
                 self._settings.run_dir / "session.json",
                 self,
                 compacts=self._settings.compact == "auto",
+                promised=self._promises(),
             )
             try:
                 async with asyncio.TaskGroup() as group:
@@ -371,6 +385,10 @@ class Agent:
             timings = self._settings.timings
             self._guard.extend(sent, timings.d_soft + longer, timings.d_io + longer)
 
+    def goes_on_from(self, since: Instant) -> None:
+        if self._guard is not None:
+            self._guard.stay(since, self._settings.timings.d_soft, self._settings.timings.d_io)
+
     def gate_is_open(self) -> bool:
         return self._guard is not None and self._guard.round is not None
 
@@ -422,6 +440,13 @@ class Agent:
             guard.armed,
             guard.until,
         )
+
+    def _promises(self) -> Promises:
+        away = self._settings.etcd_away
+        return Promises(self._promiser.given, self._ask(), away.at_most if away.promises else 0.0)
+
+    def _ask(self) -> Ask:
+        return promises.asking(self._settings.tls.files if self._settings.tls else None)
 
     def _etcd(self) -> Etcd:
         return connect(self._settings.etcd, self._keys.cluster, self._telemetry.etcd_call)

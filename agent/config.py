@@ -193,6 +193,14 @@ class Guard(_Table):
     reset: Annotated[str, AfterValidator(values.reset)] = NOTHING
 
 
+class EtcdAway(_Table):
+    """promises: writers go on while etcd answers nobody, as long as every other node that is here promises to wait; for
+    `at_most` seconds."""
+
+    promises: bool = False
+    at_most: Annotated[float, BeforeValidator(values.number), Field(gt=0, le=MAX_PAUSE)] = 600.0
+
+
 class Docker(_Table):
     """socket: where Docker Engines find the volume plugin; empty: there is none. engine: the engine's own socket.
     backend, size: of volumes that do not say it; empty: they have to."""
@@ -250,6 +258,7 @@ class Settings(BaseSettings):
     moves: Annotated[Moves, BeforeValidator(values.parsed)] = Moves()
     workloads: Annotated[Workloads, BeforeValidator(values.parsed)] = Workloads()
     guard: Annotated[Guard, BeforeValidator(values.parsed)] = Guard()
+    etcd_away: Annotated[EtcdAway, BeforeValidator(values.parsed)] = EtcdAway()
     docker: Annotated[Docker, BeforeValidator(values.parsed)] = Docker()
     otlp: Annotated[Otlp, BeforeValidator(values.parsed)] = Otlp()
 

@@ -90,6 +90,9 @@ def _holder_status(s: Situation, d: Dataset, decision: Decision) -> Status:
             status = _with(status, warning=ignored.warning(s.unit, s.cluster))
     if tenure.state is State.ASSIGNED and (waits := [h for h in tenure.unfenced if not s.clearable(d, h)]):
         status = _with(status, phase=Phase.WAITING, reason=_unfenced_reason(s, waits))
+    if s.held:
+        words = "etcd is away; it goes on, as all nodes that could take it promise to wait"
+        return _with(status, reason=words, warning="")
     if s.trouble is not None:
         failed = s.trouble.tries >= TRIES and not isinstance(here, Mounted)
         phase = Phase.FAILED if failed else status.phase

@@ -46,6 +46,9 @@ HEARTBEAT = Metric(
     buckets=_REQUEST,
 )
 LOSSES = Metric("drover_session_losses_total", "counter", "Times that this node lost its session", ("reason",))
+PROMISED = Metric(
+    "drover_held_by_promises", "gauge", "1 while this node goes on without etcd, as all others promise to wait, else 0"
+)
 PAUSED = Metric("drover_paused", "gauge", "Whether the cluster is paused: nothing changes hands")
 CERTIFICATE = Metric(
     "drover_certificate_expiry_seconds",
@@ -205,6 +208,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         HEARTBEATS,
         HEARTBEAT,
         LOSSES,
+        PROMISED,
         PAUSED,
         CERTIFICATE,
     ),

@@ -4,6 +4,7 @@ The table, for a unit (one dataset, or those that belong together), from top to 
 
     situation                                          steps
     the gate is closed                                 none: the ladder is at work
+    etcd answers nobody, all others promise to wait    none, but start again what ended
     something is here of a dataset that is not mine,   stop its workloads, then unpublish it
     or is mine, but not yet to be written
     mine, from before this life of the agent           touch it: nothing sent earlier can commit any more
@@ -90,6 +91,8 @@ def plan(s: Situation) -> Plan:
     """The next steps. Called again after they have run, and whenever something has changed."""
     if not s.gate:
         return Plan(wake=s.now + GATE_LOOK)
+    if s.held:
+        return _held(s)
     if s.trouble is not None and s.trouble.until > s.now and not _abandons(s):
         return Plan((), explain(s, _decide(s)), s.trouble.until)
     decision = _decide(s)
@@ -99,6 +102,18 @@ def plan(s: Situation) -> Plan:
         wake = min(wake or s.now + STARTING_LOOK, s.now + STARTING_LOOK)
     parted = s.leaving is not None and not steps and isinstance(decision, Park | Nothing)
     return Plan(steps, explain(s, decision), wake, isinstance(decision, Give | Dismiss | Park), parted)
+
+
+def _held(s: Situation) -> Plan:
+    """Nothing is begun that needs etcd for its end; what an earlier life of the agent has sent may still commit."""
+    decision, steps = _decide(s), []
+    wake = s.now + GATE_LOOK
+    if isinstance(decision, Keep) and all(d.tenure_revision > s.life for d in s.mine):
+        ended = {name for name, condition in s.conditions.items() if isinstance(condition, Exited)}
+        wanted, due = _workloads(s, s.mine)
+        steps = [step for step in wanted if isinstance(step, StartWorkload) and step.workload in ended]
+        wake = min(wake, due or wake)
+    return Plan(tuple(steps), explain(s, decision), wake)
 
 
 def _decide(s: Situation) -> Decision:

@@ -14,6 +14,7 @@ from drover.agent.api import docker_volume, http, rpc
 from drover.agent.api.ahead import AskingReady
 from drover.agent.api.copies import Asking
 from drover.agent.api.docker_options import Defaults
+from drover.agent.api.promises import Give
 from drover.agent.config import Settings
 from drover.agent.config_errors import ConfigError
 from drover.agent.copying import Ask
@@ -41,6 +42,7 @@ async def serving(
     receiver: Receiver,
     leave: Leave,
     preparer: Callable[[], Preparer | None],
+    give: Give,
 ) -> AsyncIterator[None]:
     """gRPC, HTTP and the socket of `drover-agent shutdown`. Raises CannotListen."""
     listen, files = settings.listen, settings.tls.files if settings.tls else None
@@ -48,7 +50,7 @@ async def serving(
         log.warning("insecure: anybody on the network can listen in at %s: set [tls]", ", ".join(settings.overheard))
     plain, anyone = listen.http_clients == "plain", listen.http_clients == "any"
     async with (
-        rpc.serving(sight, listen.grpc, files, receiver=receiver, preparer=preparer, spans=telemetry.spans),
+        rpc.serving(sight, listen.grpc, files, receiver=receiver, preparer=preparer, give=give, spans=telemetry.spans),
         http.serving(sight, telemetry, listen.http, None if plain else files, anyone),
         control.serving(settings.run_dir, leave, settings.group),
     ):

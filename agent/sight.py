@@ -92,7 +92,7 @@ class Sight:
             return health | {ETCD: self.halted, SESSION: "halted: nothing here writes, until somebody has decided"}
         if member is None:
             return health | {ETCD: "has not joined yet", SESSION: "has not joined yet"}
-        health[ETCD] = None if member.view.connected else "etcd does not answer"
+        health[ETCD] = None if member.view.connected else _away(member)
         if self.leaving:
             return health | {ETCD: None, SESSION: f"has left: {self.leaving}"}
         health[SESSION] = None if member.live and not self.ended else "the session has lapsed: nothing here writes"
@@ -123,6 +123,7 @@ class Sight:
             piling_up=member.history_piles_up,
             known_bugs=member.etcd_known_bugs,
             paused=member.view.cluster.pause is not None,
+            by_promises=member.held,
         )
 
     def _counted(self, member: Member) -> dict[str, Any]:
@@ -185,6 +186,13 @@ class Sight:
         told = self._reporter.statuses.get(d.name) if self._reporter else None
         mine = d.tenure is not None and d.tenure.incarnation == member.incarnation
         return (told if mine else member.view.status(d.name)) or told or _NOTHING_TOLD
+
+
+def _away(member: Member) -> str:
+    if member.held:
+        return "etcd does not answer; this node goes on, as all others promise to wait"
+    why = "; ".join(member.unpromised)
+    return f"etcd does not answer; no promise of: {why}" if why else "etcd does not answer"
 
 
 def _backend(d: Dataset) -> str:

@@ -87,6 +87,7 @@ class Situation:
     ready: Mapping[str, Ready] = field(default_factory=dict)
     unstartable: Mapping[str, str] = field(default_factory=dict)
     users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    held: bool = False
 
     @property
     def mine(self) -> list[Dataset]:

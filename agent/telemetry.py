@@ -78,6 +78,7 @@ class Gauges:
     known_bugs: int = 0
     went_back: bool = False
     paused: bool = False
+    by_promises: bool = False
 
 
 def resource(node: str) -> Resource:
@@ -320,6 +321,7 @@ _LOOKS: Mapping[Metric, _Look] = {
     metrics.GUARD: _flag(lambda g: g.guard),
     metrics.GATE: _flag(lambda g: g.gate),
     metrics.ARMED: _flag(lambda g: g.armed),
+    metrics.PROMISED: _flag(lambda g: g.by_promises),
     metrics.PAUSED: _flag(lambda g: g.paused),
     metrics.DATASETS: _counts(lambda g: g.datasets),
     metrics.HELD: _counts(lambda g: g.held),

@@ -147,6 +147,7 @@ class Worker:
             now=now,
             life=shared.member.life,
             gate=shared.member.live,
+            held=shared.member.held,
             unit=unit,
             cluster=cluster,
             here=here,

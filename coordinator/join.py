@@ -18,6 +18,7 @@ from drover.coordinator.keys import Keys, Kind, range_end
 from drover.coordinator.mark import MarkFile
 from drover.coordinator.protocol import history, observer, recovery
 from drover.coordinator.protocol.clock import Deadline, Instant
+from drover.coordinator.protocol.promises import candidate
 from drover.coordinator.protocol.session import Identity
 from drover.coordinator.record import InvalidRecord, R
 from drover.coordinator.records import Cluster, Evidence, Fence, Heartbeat, NodeRecord, Tenure
@@ -332,7 +333,7 @@ class Joining:
         meanwhile, what this returns no longer holds: the join compares that there is no fence, and is tried again."""
         key, fence = self._keys.heartbeat(self._who.node), self._keys.fence(before.incarnation)
         start = self._clock().raw
-        wait = required_wait(before.writes_for)
+        wait = required_wait(before.writes_for_at(candidate(self._who.node, self._who.machine)))
         log.warning("node %s was last on another machine; waiting %.0f s for a sign of it", self._who.node, wait)
         while (passed := self._clock().raw - start) < wait:
             await asyncio.sleep(min(_RETRY, wait - passed))

@@ -19,7 +19,8 @@ from drover.coordinator.housekeeping import Housekeeping
 from drover.coordinator.join import Joined, Saved
 from drover.coordinator.keys import Keys, Kind
 from drover.coordinator.observers import Observers
-from drover.coordinator.protocol import history, observer, ownership, session
+from drover.coordinator.promising import Promises, Promising
+from drover.coordinator.protocol import history, observer, ownership, promises, session
 from drover.coordinator.protocol.clock import Deadline, Instant
 from drover.coordinator.protocol.session import CloseGate, Ended, Live, OpenGate, Send
 from drover.coordinator.record import InvalidRecord, timestamp
@@ -63,6 +64,10 @@ class Listener(Protocol):
         than usual, in a pause."""
         ...
 
+    def goes_on_from(self, since: Instant) -> None:
+        """All that could call this node silent have promised not to: the deadlines may count from here."""
+        ...
+
     def gate_is_open(self) -> bool: ...
     def gate_closed(self, reason: str) -> None: ...
     def gate_opened(self) -> None: ...
@@ -91,6 +96,7 @@ class Member:
         listener: Listener,
         clock: Clock = read_clock,
         compacts: bool = True,
+        promised: Promises | None = None,
     ) -> None:
         self.store, self.keys, self.timings = store, keys, timings
         self.identity, self.cluster_id, self.lease = joined.identity, joined.cluster, joined.lease
@@ -102,6 +108,9 @@ class Member:
         """etcd's revision when the first heartbeat of this life of the agent was answered; 0 before. What an earlier
         life sent compares revisions up to this one: a tenure that has not moved since is touched before all else."""
         self.verbs = Verbs(store, self.view, self.seat, self._check_live, self._check_joined, listener.watch_lag)
+        promised = promised or Promises()
+        self.given = promised.given
+        self._promising = Promising(self, promised)
         self._observers = Observers(self)
         self._housekeeping = Housekeeping(self, compacts)
 
@@ -118,6 +127,15 @@ class Member:
         return self.identity.incarnation
 
     @property
+    def candidate(self) -> str:
+        """How heartbeats of others name this node."""
+        return promises.candidate(self.node, self.identity.machine)
+
+    @property
+    def state(self) -> session.State:
+        return self._state
+
+    @property
     def live(self) -> bool:
         """Whether this node may act: it is entitled to, and its gate is open."""
         return self.entitled and self._listener.gate_is_open()
@@ -130,6 +148,16 @@ class Member:
         return isinstance(self._state, Live) and not session.soft_deadline(self._state, self.timings).passed(
             self._clock()
         )
+
+    @property
+    def held(self) -> bool:
+        """Whether it goes on only because all others have promised to wait: it begins nothing then."""
+        return session.by_promises(self._state, self.timings, self._clock())
+
+    @property
+    def unpromised(self) -> list[str]:
+        """Why some do not promise that are asked, a line each."""
+        return self._promising.missing
 
     def gate(self) -> Deadline | None:
         """Until when something that writes may begin; None: not at all."""
@@ -158,6 +186,9 @@ class Member:
         """CLOCK_MONOTONIC_RAW, seconds."""
         return self._clock().raw
 
+    def now(self) -> Instant:
+        return self._clock()
+
     def seat(self) -> ownership.Seat:
         """For one transaction of this incarnation."""
         at = timestamp(datetime.now(UTC))
@@ -168,6 +199,10 @@ class Member:
         """That this node shuts down, so that nobody gives it anything. Raises StoreError."""
         self._describe = self._describe.model_copy(update={"leaving": True})
         await self._ensure_node()
+
+    def promised(self, candidate: str, sent: Instant) -> None:
+        """It has promised not to call this node silent. sent: before it was asked."""
+        self._feed(session.Promised(candidate, sent))
 
     def ladder_done(self, clean: bool) -> None:
         """The ladder has run after `gate_closed`. clean: nothing is left."""
@@ -185,6 +220,7 @@ class Member:
                 group.create_task(self._keep_lease())
                 group.create_task(self.view.run())
                 group.create_task(self._observers.run())
+                group.create_task(self._promising.run())
                 group.create_task(self._housekeeping.run())
         except* Lost as lost:
             raise lost.exceptions[0] from None
@@ -212,6 +248,8 @@ class Member:
             self._moved.set()
         if (now := _deadline(self._state)) is not None and now != _deadline(before):
             self._listener.deadline_counts_from(*now)
+        if (since := session.stands_in(self._state)) is not None and since != session.stands_in(before):
+            self._listener.goes_on_from(since)
         return send
 
     def _longer(self) -> float:
@@ -246,7 +284,8 @@ class Member:
         """One heartbeat; whether it was answered."""
         if not self._listener.may_beat():
             return False
-        send = self._feed(session.Beat(self._longer()))
+        longer = self._longer()
+        send = self._feed(session.Beat(longer, self._promising.terms(longer)))
         if send is None:
             return False
         sent = send.attempt.sent

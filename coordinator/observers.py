@@ -101,7 +101,8 @@ class _Watch:
                 beat = Heartbeat.decode(entry.value)
             except InvalidRecord:
                 beat = observer.stand_in(self.incarnation)
-            self._watched = observer.observe(self._watched, self._node, beat, entry.mod_revision, now)
+            by = self._member.candidate
+            self._watched = observer.observe(self._watched, self._node, beat, entry.mod_revision, now, by)
         self._moved.set()
 
     def _anew(self) -> None:
@@ -147,7 +148,7 @@ class _Watch:
                     await self._put_placeholder(watched.revision if watched else 0)
                 return 1.0
             now = member.raw()
-            if (left := watched.due() - now) > 0:
+            if (left := max(watched.due() - now, member.given.left(self._node, now))) > 0:
                 return left
             if not member.steady() or not member.live:
                 return _AGAIN

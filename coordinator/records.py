@@ -54,7 +54,8 @@ class Heartbeat(Record):
     put by an observer who found no heartbeat: its owner may go on from it. longer: seconds by which the sender's
     deadlines lie later, as the cluster is paused. left: the sender has stopped everything and verified it, as its
     machine shuts down, and writes nothing unless a later heartbeat of it is answered; `longer` is how long it is waited
-    for.
+    for. candidates: who may call it silent after W, as `promises.candidate` has it; anybody else waits for `beyond`
+    seconds more, by which its deadlines lie later at most where all of them promise to wait.
     """
 
     incarnation: str
@@ -67,18 +68,25 @@ class Heartbeat(Record):
     placeholder: bool = False
     longer: Annotated[float, Field(ge=0, le=MAX_PAUSE)] = 0.0
     left: bool = False
+    candidates: tuple[str, ...] = ()
+    beyond: Annotated[float, Field(ge=0, le=MAX_PAUSE)] = 0.0
 
     @property
     def writes_for(self) -> float:
-        """Seconds after its sending at which the sender has stopped writing."""
+        """Seconds after its sending at which the sender has stopped writing, unless its candidates have promised."""
         return self.d_hard + self.longer
+
+    def writes_for_at(self, candidate: str) -> float:
+        """Seconds after its sending at which the sender has stopped writing, where this one has not promised."""
+        return self.writes_for + (0.0 if candidate in self.candidates else self.beyond)
 
     @property
     def writes_until(self) -> float | None:
-        """When its sender has stopped writing, by its own clock; None: somebody else put this heartbeat."""
+        """When its sender has stopped writing, by its own clock, whoever has promised; None: somebody else put this
+        heartbeat."""
         if self.placeholder:
             return None
-        return self.clock if self.left else self.clock + self.writes_for
+        return self.clock if self.left else self.clock + self.writes_for + self.beyond
 
 
 def refusal(spec: DatasetSpec, nodes: Iterable[NodeRecord]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from drover.agent.api.caller import check_node
-from drover.agent.api.copies import channel
+from drover.agent.api.channels import channel_to
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.preparer import Preparer
 from drover.agent.situation import Ready
@@ -61,7 +61,7 @@ class AskingReady:
         wanted = fingerprint(spec)
         request = drover_pb2.PrepareRequest(workload=name, fingerprint=wanted)
         try:
-            async with await channel(self._tls, self._address(to), to, self._spans) as opened:
+            async with await channel_to(to, self._address(to), self._tls, self._spans) as opened:
                 said = await drover_pb2_grpc.WorkloadsStub(opened).Prepare(request, timeout=_ANSWERS)
         except (grpc.aio.AioRpcError, OSError) as error:
             log.warning("%s does not say whether it is ready for %s: %s", to, name, error)

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from drover.agent.api.caller import caller, check_node
-from drover.agent.api.tracing import calling
+from drover.agent.api.channels import channel_to
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
 from drover.agent.copying import Expected, Sent
 from drover.agent.examining import Examiner
@@ -119,7 +119,7 @@ class Asking:
             sender=self._node,
             guids=sorted(guids),
         )
-        async with await channel(self._tls, address, to, self._spans) as opened:
+        async with await channel_to(to, address, self._tls, self._spans) as opened:
             call = drover_pb2_grpc.CopiesStub(opened).Expect(request)
             try:
                 async with asyncio.timeout(_READY):
@@ -137,14 +137,3 @@ class Asking:
                 call.cancel()
                 with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
                     await call.read()
-
-
-async def channel(tls: Files | None, address: str, to: str, spans: Spans) -> grpc.aio.Channel:
-    """To the agent of node `to`, with our certificate. spans: told of each call. Raises OSError."""
-    tracing = list(calling(spans))
-    if tls is None:
-        return grpc.aio.insecure_channel(address, interceptors=tracing)
-    files = (tls.ca, tls.key, tls.cert)
-    credentials = grpc.ssl_channel_credentials(*[await asyncio.to_thread(file.read_bytes) for file in files])
-    options = (("grpc.ssl_target_name_override", to),)
-    return grpc.aio.secure_channel(address, credentials, options, interceptors=tracing)

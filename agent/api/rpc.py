@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from drover.agent.api.ahead import Workloads
 from drover.agent.api.copies import Copies
 from drover.agent.api.errors import CannotListen
+from drover.agent.api.promises import Give, Promises
 from drover.agent.api.source import DatasetView, Progress, Source, reported, unhealthy
 from drover.agent.api.tracing import Called
 from drover.agent.api.v1 import drover_pb2, drover_pb2_grpc
@@ -36,13 +37,14 @@ async def serving(
     grace: float = 0.5,
     receiver: Receiver | None = None,
     preparer: Callable[[], Preparer | None] | None = None,
+    give: Give | None = None,
     spans: Spans = Spans(None),  # noqa: B008 - has no state
 ) -> AsyncIterator[int]:
     """Serves until the block is left; yields the port (of interest where `listen` asks for port 0).
 
     tls: who asks needs a certificate of our CA; None: plain text. grace: seconds that requests under way get at the
-    end. receiver, preparer: for other agents that send datasets and workloads here. spans: told of calls that belong to
-    a trace. Raises CannotListen.
+    end. receiver, preparer: for other agents that send datasets and workloads here. give: for those that ask for a
+    promise. spans: told of calls that belong to a trace. Raises CannotListen.
     """
     server = grpc.aio.server(options=_OPTIONS, interceptors=[Called(spans)])
     drover_pb2_grpc.add_DatasetsServicer_to_server(_Datasets(source), server)
@@ -52,10 +54,13 @@ async def serving(
         drover_pb2_grpc.add_CopiesServicer_to_server(copies, server)
     if preparer is not None:
         drover_pb2_grpc.add_WorkloadsServicer_to_server(Workloads(preparer, tls is not None), server)
+    if give is not None:
+        drover_pb2_grpc.add_PromisesServicer_to_server(Promises(give, tls is not None), server)
     health_pb2_grpc.add_HealthServicer_to_server(_Health(source), server)
+    parts = {"Copies": receiver, "Workloads": preparer, "Promises": give}
+    left_out = {name for name, there in parts.items() if there is None}
     known = drover_pb2.DESCRIPTOR.services_by_name.items()
-    left_out = {"Copies": receiver is None, "Workloads": preparer is None}
-    services = [service.full_name for name, service in known if not left_out.get(name, False)]
+    services = [service.full_name for name, service in known if name not in left_out]
     reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
         port = (

@@ -122,7 +122,7 @@ class Guard:
 
     @property
     def until(self) -> Deadline:
-        """When D_soft passes, as far as the page knows."""
+        """When D_soft of the newest answered heartbeat passes, as far as the page knows."""
         seen = self._page.seen()
         return seen.sent.plus(seen.d_soft)
 
@@ -130,6 +130,10 @@ class Guard:
         """An answered heartbeat was sent then. d_soft, d_io: seconds from then."""
         self._page.agent_is_seen(self._clock())
         self._page.extend(sent, d_soft, d_io)
+
+    def stay(self, since: Instant, d_soft: float, d_io: float) -> None:
+        """All others have promised, asked then, not to call this node silent. d_soft, d_io: seconds from then."""
+        self._page.stay(since, d_soft, d_io)
 
     def ask_open(self) -> None:
         """As soon as the ladder has left nothing behind, and as long as the deadline lies ahead."""

@@ -1,7 +1,7 @@
 """What the guard has to do now. Pure.
 
     gate     seen on the page                        duty
-    open     D_soft has passed                       Climb
+    open     D_soft has passed, and no promise holds Climb
     open     the agent asks for a round              Climb
     closed   a round was begun and not ended         Climb: an earlier guard died in it
     closed   it is not verified that nothing is left Climb again
@@ -51,8 +51,7 @@ Duty = Climb | Open | Swear | Stand
 
 
 def duty(seen: Seen, now: Instant) -> Duty:
-    passed = seen.sent.plus(seen.d_soft).passed(now)
-    if seen.open and passed:
+    if seen.open and seen.soft.passed(now):
         return Climb(f"no heartbeat of this node was answered for {silence(seen, now):.1f} s")
     if seen.asked > seen.round:
         return Climb("the agent asks for it")
@@ -64,6 +63,8 @@ def duty(seen: Seen, now: Instant) -> Duty:
         return Climb("it is not certain that nothing was left")
     if seen.sworn != seen.round and agent_is_gone(seen, now):
         return Swear()
+    # A heartbeat opens it, no promise: whoever promises may have been told that this node has stopped.
+    passed = seen.sent.plus(seen.d_soft).passed(now)
     if seen.open_for != seen.round or passed or seen.sent.boot <= seen.began:
         return Stand()
     return Open() if seen.sworn != seen.round else Climb("the cluster may have been told that this node has stopped")
@@ -77,7 +78,7 @@ def silence(seen: Seen, now: Instant) -> float:
 def is_late(seen: Seen, now: Instant, grace: float = 0.0) -> bool:
     """Whether D_io has passed, `grace` seconds ago, and something may still write: the machine must be reset. A further
     round after one that left nothing is no reason: nothing can have begun meanwhile."""
-    return not seen.verified and seen.sent.boot > 0 and seen.sent.plus(seen.d_io + grace).passed(now)
+    return not seen.verified and seen.sent.boot > 0 and seen.io(grace).passed(now)
 
 
 def agent_is_gone(seen: Seen, now: Instant) -> bool:

@@ -138,7 +138,7 @@ class Guard:
         """Whether the watchdog is needed no more until the guard has begun anew. If it is, nobody pets it meanwhile, so
         that it gets until D_hard."""
         seen = self._page.seen()
-        d_hard = seen.sent.plus(seen.d_io + self._settings.reset_within)
+        d_hard = seen.io(self._settings.reset_within)
         until = STARTS if seen.clean else d_hard.remaining(read_clock())
         if until > self._settings.reset_within:
             try:

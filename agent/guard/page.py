@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from drover.coordinator.protocol.clock import Instant
+from drover.coordinator.protocol.clock import Deadline, Instant
 
 SIZE = 4096
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -37,6 +37,10 @@ class Field(IntEnum):
     ASKED = 6
     OPEN_FOR = 7
     AGENT_SEEN = 8
+    STAYS_BOOT = 9
+    STAYS_RAW = 10
+    STAYS_SOFT = 11
+    STAYS_IO = 12
     # Written by the guard.
     OPEN = 16
     ROUND = 17
@@ -55,17 +59,21 @@ class Field(IntEnum):
 class Seen:
     """The page at one moment. Times in seconds.
 
-    sent: when the newest answered heartbeat was sent; d_soft, d_io: counted from then. asked: the ladder's round that
-    the agent wants to be run. open_for: the round after which it wants the gate open; agent_seen: CLOCK_BOOTTIME when
-    it last tried a heartbeat. open: whether anything may begin to write. round: of the ladder, begun; began: when, on
-    CLOCK_BOOTTIME; done: ended; left: how many things it could not verify as gone. sworn: the last round of which the
-    cluster may have been told that it left nothing. verified: a round has left nothing since the gate was last open,
-    and none has left anything since.
+    sent: when the newest answered heartbeat was sent; d_soft, d_io: counted from then. stays: when the others were
+    asked that have promised not to call this node silent; stays_soft, stays_io: counted from then. asked: the ladder's
+    round that the agent wants to be run. open_for: the round after which it wants the gate open; agent_seen:
+    CLOCK_BOOTTIME when it last tried a heartbeat. open: whether anything may begin to write. round: of the ladder,
+    begun; began: when, on CLOCK_BOOTTIME; done: ended; left: how many things it could not verify as gone. sworn: the
+    last round of which the cluster may have been told that it left nothing. verified: a round has left nothing since
+    the gate was last open, and none has left anything since.
     """
 
     sent: Instant
     d_soft: float
     d_io: float
+    stays: Instant
+    stays_soft: float
+    stays_io: float
     asked: int
     open_for: int
     agent_seen: float
@@ -76,6 +84,15 @@ class Seen:
     left: int
     sworn: int
     verified: bool
+
+    @property
+    def soft(self) -> Deadline:
+        """When an open gate is closed."""
+        return self.sent.plus(self.d_soft).later(self.stays.plus(self.stays_soft))
+
+    def io(self, grace: float = 0.0) -> Deadline:
+        """When it has to be verified that nothing writes, `grace` seconds added."""
+        return self.sent.plus(self.d_io + grace).later(self.stays.plus(self.stays_io + grace))
 
     @property
     def climbing(self) -> bool:
@@ -116,6 +133,9 @@ class Page:
             sent=Instant(times[Field.SENT_BOOT], times[Field.SENT_RAW]),
             d_soft=times[Field.D_SOFT],
             d_io=times[Field.D_IO],
+            stays=Instant(times[Field.STAYS_BOOT], times[Field.STAYS_RAW]),
+            stays_soft=times[Field.STAYS_SOFT],
+            stays_io=times[Field.STAYS_IO],
             asked=numbers[Field.ASKED],
             open_for=numbers[Field.OPEN_FOR],
             agent_seen=times[Field.AGENT_SEEN],
@@ -132,7 +152,7 @@ class Page:
         """Whether what was decided on in this round may begin to write. To be asked inside the cgroup that the guard
         kills after it has closed the gate."""
         seen = self.seen()
-        return seen.open and seen.round == round_ and not seen.sent.plus(seen.d_soft).passed(now)
+        return seen.open and seen.round == round_ and not seen.soft.passed(now)
 
     # The agent writes.
 
@@ -140,6 +160,12 @@ class Page:
         """An answered heartbeat was sent then."""
         self._times[Field.D_SOFT], self._times[Field.D_IO] = d_soft, d_io
         self._times[Field.SENT_BOOT], self._times[Field.SENT_RAW] = sent.boot, sent.raw
+
+    def stay(self, since: Instant, d_soft: float, d_io: float) -> None:
+        """All others were asked then that could call this node silent, and have promised not to. It keeps a gate open,
+        and opens none."""
+        self._times[Field.STAYS_SOFT], self._times[Field.STAYS_IO] = d_soft, d_io
+        self._times[Field.STAYS_BOOT], self._times[Field.STAYS_RAW] = since.boot, since.raw
 
     def agent_is_seen(self, now: Instant) -> None:
         self._times[Field.AGENT_SEEN] = now.boot

@@ -33,3 +33,7 @@ class Deadline:
     def remaining(self, now: Instant) -> float:
         """Seconds left; negative once it has passed."""
         return min(self.boot - now.boot, self.raw - now.raw)
+
+    def later(self, other: Deadline) -> Deadline:
+        """The other one, where it is later on both clocks."""
+        return other if other.boot > self.boot and other.raw > self.raw else self

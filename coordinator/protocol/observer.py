@@ -22,28 +22,32 @@ OBSERVERS = 3
 
 @dataclass(frozen=True)
 class Watched:
-    """A heartbeat at one revision, and when that revision was first received."""
+    """A heartbeat at one revision, and when that revision was first received. by: who watches, as `promises.candidate`
+    has it."""
 
     node: str
     heartbeat: Heartbeat
     revision: int
     since: float
+    by: str = ""
 
     @property
     def wait(self) -> float:
         """W: from the D_hard *in that heartbeat*. Seconds."""
-        return required_wait(self.heartbeat.writes_for)
+        return required_wait(self.heartbeat.writes_for_at(self.by))
 
     def due(self) -> float:
         """When it counts as silent, if it does not move before."""
         return self.since + self.wait
 
 
-def observe(before: Watched | None, node: str, heartbeat: Heartbeat, revision: int, now: float) -> Watched:
+def observe(
+    before: Watched | None, node: str, heartbeat: Heartbeat, revision: int, now: float, by: str = ""
+) -> Watched:
     """A heartbeat was seen at `revision`: the clock starts again only where it has moved."""
     if before is not None and before.revision == revision:
         return before
-    return Watched(node, heartbeat, revision, now)
+    return Watched(node, heartbeat, revision, now, by)
 
 
 def silence(watched: Watched, by: str, now: float, at: str) -> Fence:

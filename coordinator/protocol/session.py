@@ -15,15 +15,23 @@ clock then tell when it was sent.
 While the cluster is paused, a heartbeat says by how much *longer* its sender's deadlines are, and observers wait as
 much longer for the next one. A heartbeat that says less than those before it binds its sender from the moment at which
 it is sent, answered or not: it may have committed. So the deadline never lies after that of any later heartbeat.
+
+Where etcd answers nobody, promises of all candidates stand in for heartbeats (`promises`): they keep a session Live,
+and nothing but an answered heartbeat makes a Lapsed one Live again. What holds is what any heartbeat says that may be
+in etcd.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from drover.coordinator.keys import Keys
+from drover.coordinator.protocol import promises
 from drover.coordinator.protocol.clock import Deadline, Instant
+from drover.coordinator.protocol.promises import NONE, Terms
 from drover.coordinator.records import Heartbeat
 from drover.coordinator.timings import Timings
 from drover.coordinator.txn import ModRevision, Put, Txn, absent
@@ -62,6 +70,7 @@ class Attempt:
     counter: int
     sent: Instant
     longer: float = 0.0
+    terms: Terms = NONE
 
     @property
     def clock(self) -> float:
@@ -73,7 +82,8 @@ class Attempt:
 class Live:
     """The gate is open. revision: of heartbeats/<me>; sent: when the newest one known to have committed was sent;
     answered: when that was learnt; steady_since: since when they were answered without a gap; longer: seconds by which
-    the deadlines lie later than usual, counted from `sent`."""
+    the deadlines lie later than usual, counted from `sent`. bound: what heartbeats say of promises, whichever of
+    them is in etcd; promised: by candidate, when it was asked what it has promised."""
 
     revision: int
     counter: int
@@ -82,6 +92,8 @@ class Live:
     steady_since: Instant
     pending: tuple[Attempt, ...] = ()
     longer: float = 0.0
+    bound: Terms = NONE
+    promised: Mapping[str, Instant] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,7 @@ class Lapsed:
     steady_since: Instant
     pending: tuple[Attempt, ...] = ()
     longer: float = 0.0
+    bound: Terms = NONE
     clean: bool = False
 
 
@@ -109,9 +122,11 @@ State = Live | Lapsed | Ended
 
 @dataclass(frozen=True)
 class Beat:
-    """It is time to send a heartbeat. longer: seconds by which its deadlines may lie later than usual."""
+    """It is time to send a heartbeat. longer: seconds by which its deadlines may lie later than usual. terms: what it
+    says of promises."""
 
     longer: float = 0.0
+    terms: Terms = NONE
 
 
 @dataclass(frozen=True)
@@ -139,7 +154,15 @@ class LadderDone:
     clean: bool
 
 
-Event = Beat | Reply | Tick | LadderDone
+@dataclass(frozen=True)
+class Promised:
+    """A candidate promises not to call this node silent. sent: before it was asked."""
+
+    candidate: str
+    sent: Instant
+
+
+Event = Beat | Reply | Tick | LadderDone | Promised
 
 
 @dataclass(frozen=True)
@@ -171,7 +194,20 @@ def begin(revision: int, counter: int, sent: Instant, answered: Instant, longer:
 
 
 def soft_deadline(state: Live | Lapsed, timings: Timings) -> Deadline:
-    return state.sent.plus(timings.d_soft + state.longer)
+    usual = state.sent.plus(timings.d_soft + state.longer)
+    return usual if (since := stands_in(state)) is None else usual.later(since.plus(timings.d_soft))
+
+
+def stands_in(state: State) -> Instant | None:
+    """What the deadlines count from by the promises of all candidates, if it is later; None: not all have promised."""
+    if not isinstance(state, Live):
+        return None
+    return promises.stands_in(state.promised, state.bound, state.sent.plus(state.longer + state.bound.beyond))
+
+
+def by_promises(state: State, timings: Timings, now: Instant) -> bool:
+    """Whether this node goes on only because others have promised: it begins nothing then."""
+    return isinstance(state, Live) and state.sent.plus(timings.d_soft + state.longer).passed(now)
 
 
 def gate(state: State, timings: Timings) -> Deadline | None:
@@ -201,6 +237,8 @@ def heartbeat_txn(keys: Keys, me: Identity, timings: Timings, send: Send) -> Txn
         machine=me.machine,
         boot=me.boot,
         longer=send.attempt.longer,
+        candidates=tuple(sorted(send.attempt.terms.candidates)),
+        beyond=send.attempt.terms.beyond,
     )
     return Txn(
         compare=(absent(fence), ModRevision(mine, send.revision)),
@@ -214,12 +252,18 @@ def step(state: State, event: Event, now: Instant, me: Identity, timings: Timing
     if isinstance(state, Ended):
         return state, ()
     match event:
-        case Beat(longer):
-            attempt = Attempt(state.counter + 1, now, longer)
+        case Beat(longer, terms):
+            attempt = Attempt(state.counter + 1, now, longer, terms)
             # Older ones could not move the deadline any more: in a long outage they are forgotten.
             open_ = [a for a in state.pending if not a.sent.plus(timings.d_soft + a.longer).passed(now)][-OPEN:]
             pending = (*(replace(a, longer=_bound(a, attempt)) for a in open_), attempt)
-            bound = replace(state, counter=attempt.counter, pending=pending, longer=_bound(state, attempt))
+            bound = replace(
+                state,
+                counter=attempt.counter,
+                pending=pending,
+                longer=_bound(state, attempt),
+                bound=state.bound.both(terms),
+            )
             return bound, (Send(attempt, state.revision),)
         case Reply():
             return _expire(*_reply(state, event, now, me, timings), now, timings)
@@ -230,6 +274,13 @@ def step(state: State, event: Event, now: Instant, me: Identity, timings: Timing
             return state, ()
         case Tick():
             return _expire(state, (), now, timings)
+        case Promised(candidate, sent):
+            # First of all whether the deadline has passed: whoever may have been called silent since stays so.
+            state, actions = _expire(state, (), now, timings)
+            last = state.promised.get(candidate) if isinstance(state, Live) else None
+            if isinstance(state, Live) and (last is None or (sent.boot > last.boot and sent.raw > last.raw)):
+                state = replace(state, promised=MappingProxyType({**state.promised, candidate: sent}))
+            return state, actions
 
 
 def _bound(earlier: Live | Lapsed | Attempt, newest: Attempt) -> float:
@@ -273,14 +324,19 @@ def _confirmed(
         return replace(state, revision=max(revision, state.revision)), ()
     gap = now.raw - state.answered.raw > GAP * timings.heartbeat
     # All others compared the same revision or an older one: they can never commit any more.
+    pending = tuple(a for a in state.pending if a.counter > counter)
+    bound = attempt.terms
+    for later in pending:
+        bound = bound.both(later.terms)
     confirmed = replace(
         state,
         revision=revision,
         sent=attempt.sent,
         longer=attempt.longer,
+        bound=bound,
         answered=now,
         steady_since=now if gap else state.steady_since,
-        pending=tuple(a for a in state.pending if a.counter > counter),
+        pending=pending,
     )
     return _reopen(confirmed, now, timings)
 
@@ -289,7 +345,7 @@ def _reopen(state: Live | Lapsed, now: Instant, timings: Timings) -> tuple[State
     if isinstance(state, Live) or not state.clean or soft_deadline(state, timings).passed(now):
         return state, ()
     s = state
-    live = Live(s.revision, s.counter, s.sent, s.answered, s.steady_since, s.pending, s.longer)
+    live = Live(s.revision, s.counter, s.sent, s.answered, s.steady_since, s.pending, s.longer, s.bound)
     return live, (OpenGate(),)
 
 
@@ -299,6 +355,6 @@ def _expire(
     if not isinstance(state, Live) or not soft_deadline(state, timings).passed(now):
         return state, actions
     s = state
-    lapsed = Lapsed(s.revision, s.counter, s.sent, s.answered, s.steady_since, s.pending, s.longer)
+    lapsed = Lapsed(s.revision, s.counter, s.sent, s.answered, s.steady_since, s.pending, s.longer, s.bound)
     silent = now.raw - state.sent.raw
     return lapsed, (*actions, CloseGate(f"no heartbeat of this node was answered for {silent:.1f} s"))

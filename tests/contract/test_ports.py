@@ -259,7 +259,7 @@ async def test_ports_that_others_reach_without_tls_are_named_in_the_log(
     telemetry = Telemetry("node-a")
     receiver, leave = Receiver(lambda: None, {}, lambda: None), Leave(Keys("/x"), settings.on_shutdown, 1, 1)
     with pytest.raises(CannotListen):
-        async with serving(settings, Sight("node-a"), telemetry, receiver, leave, lambda: None):
+        async with serving(settings, Sight("node-a"), telemetry, receiver, leave, lambda: None, lambda asked: ""):
             pass
     telemetry.close()
     assert f"anybody on the network can listen in at {elsewhere}" in caplog.text

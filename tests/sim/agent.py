@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from drover.agent.alone import Name
 from drover.agent.app import Agent
-from drover.agent.config import Docker, Settings, Workloads
+from drover.agent.config import Docker, EtcdAway, Listen, Settings, Workloads
 from drover.agent.helper.pool import HelperPool
 from drover.agent.leave import Leave
+from drover.agent.promise import Promiser
 from drover.agent.receiving import Receiver
 from drover.agent.sight import Sight
 from drover.agent.spans import Spans
@@ -20,6 +21,8 @@ from drover.agent.storage.base import LocalCopies
 from drover.agent.telemetry import Telemetry
 from drover.coordinator.etcd import Etcd
 from drover.coordinator.mark import MarkFile
+from drover.coordinator.promising import Ask
+from drover.coordinator.protocol.clock import Instant
 from drover.coordinator.protocol.leaving import OnShutdown
 from drover.coordinator.protocol.session import Ended, State
 from drover.coordinator.records import Evidence, Fence
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from tests.sim.machine import Machine
 
 ETCD_TIMEOUT = 2.0
+AT_MOST = 40.0
+"""Seconds for which a node goes on by promises, at most."""
 
 
 class _AnyName(Name):
@@ -122,7 +127,9 @@ class SimAgent(Agent):
             timings=world.timings,
             workloads=Workloads.model_construct(allow=("process",)),
             compact="auto",
-            address="",
+            address=f"{machine.name}.example",
+            listen=Listen(),
+            etcd_away=EtcdAway(promises=world.promises, at_most=AT_MOST),
             docker=Docker(),
         )
         self._keys = world.keys
@@ -133,7 +140,12 @@ class SimAgent(Agent):
         self._workers = None
         self._reporter = None
         self._leave = Leave(world.keys, "move", 60.0, 300.0)
+        machine_id = self._settings.machine_id
+        self._promiser = Promiser(
+            machine.name, machine_id, lambda: self._member, lambda: self._sight.halted, machine.clock
+        )
         self._turned = asyncio.Event()
+        self._told_until = 0.0
         self._marks = MarkFile(machine.directory / f"{machine.name}.mark")
         guard = self._guard = self._sim_guard = SimGuard(machine)
         copies = SimCopies(machine, guard)
@@ -190,6 +202,16 @@ class SimAgent(Agent):
 
     def _outsiders(self, paths: Sequence[Path]) -> list[str]:
         return []  # nobody has a shell there
+
+    def _ask(self) -> Ask:
+        return self._machine.world.links.asking(self._machine)
+
+    def goes_on_from(self, since: Instant) -> None:
+        super().goes_on_from(since)
+        world = self._machine.world
+        if world.loop.now >= self._told_until:
+            world.say(self._machine.name, "goes on by promises")
+        self._told_until = world.loop.now + 5.0
 
     def _etcd(self) -> Etcd:
         return Etcd(self._machine.world.endpoints, timeout=ETCD_TIMEOUT, own_key=self._keys.cluster)

@@ -107,9 +107,9 @@ class GuardProcess:
                     case Stand():
                         wait = None
             if seen.open:
-                wait = max(0.0, seen.sent.plus(seen.d_soft).remaining(now))
+                wait = max(0.0, seen.soft.remaining(now))
             elif not seen.verified and seen.sent.boot > 0 and not told:
-                left = max(0.0, seen.sent.plus(seen.d_io).remaining(now))
+                left = max(0.0, seen.io().remaining(now))
                 wait = left if wait is None else min(wait, left)
             elif seen.clean and seen.sworn != seen.round:
                 wait = max(0.0, seen.agent_seen + SILENT - now.boot)
@@ -140,7 +140,7 @@ class GuardProcess:
     def _watch_lateness(self) -> None:
         """It looks at the page while it climbs, too, and pets no watchdog once D_io has passed."""
         machine, seen = self.machine, self.machine.page.seen()
-        left = seen.sent.plus(seen.d_io).remaining(machine.clock())
+        left = seen.io().remaining(machine.clock())
         if seen.open or seen.sent.boot <= 0 or not machine.armed:
             return
 

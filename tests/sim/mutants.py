@@ -25,7 +25,7 @@ from drover.coordinator.timings import Timings
 from drover.coordinator.txn import Compare, ModRevision, Put, Txn, absent
 from drover.coordinator.verbs import Verbs
 from tests.model.store import ModelCluster
-from tests.sim import truth
+from tests.sim import mutants_promises, truth
 from tests.sim.copies import SimCopies
 from tests.sim.transfer import SimOutgoing
 
@@ -346,6 +346,7 @@ def _claims_without_data() -> Sequence[Patch]:
 _LATE, _UNARMED = "a handover that is not wanted any more", "nothing resets it"
 _SPECS = "specs come and go"
 _COPIES = "copies on each node"
+_PROMISE = "others promise"
 
 MUTANTS: dict[str, Mutant] = {
     "short wait": Mutant("W is longer than D_hard", _short_wait),
@@ -379,6 +380,13 @@ MUTANTS: dict[str, Mutant] = {
     "leaves with its lease": Mutant(
         "who leaves ends its lease before it looks at what it keeps", _leaves_with_its_lease, "machines shut down"
     ),
+    "promised from the answer": Mutant(
+        "a promise counts from before it was asked", mutants_promises.from_the_answer, _PROMISE
+    ),
+    "one candidate left out": Mutant("every candidate promises", mutants_promises.one_left_out, _PROMISE),
+    "watches on": Mutant("who restarts watches anew", mutants_promises.watches_on, _PROMISE),
+    "promise not kept": Mutant("who has promised waits", mutants_promises.forgets, _PROMISE),
+    "hastens": Mutant("who is not named waits for longer", mutants_promises.hastens, "unheard of"),
     "absent unwatched": Mutant(
         "who is absent is watched by all, while a tenure names it", _observer_of_absent, "one dies for good"
     ),

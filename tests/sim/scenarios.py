@@ -50,6 +50,10 @@ SCENARIOS: dict[str, Scenario] = {
     "etcd goes back": Scenario(("etcd_restored", "move", "move", "agent_restart")),
     "a copy of etcd": Scenario(("etcd_copied", "etcd_copied", "move")),
     "machines shut down": Scenario(("shuts_down", "shuts_down", "move", "agent_restart")),
+    "others promise": Scenario(
+        ("etcd_away_for_long", "all_but_one_cut_off", "all_but_one_cut_off", "all_but_one_cut_off")
+    ),
+    "unheard of": Scenario(("comes_unheard_of", "comes_unheard_of", "move")),
     "one dies for good": Scenario(("dies_with_its_lease", "move", "cordoned"), deaths=1),
     "copies on each node": Scenario(
         ("move", "move", "copier_in_trouble", "holder_in_trouble", "power_cut"), local=0.2, deaths=1

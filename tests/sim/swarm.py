@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from tests.sim import disaster, faults, scripts, wishes
+from tests.sim import alone, disaster, faults, scripts, wishes
 from tests.sim.etcd import Odds
 from tests.sim.faults import Fault
 from tests.sim.scenarios import SCENARIOS, favoured, scenario_of
@@ -43,6 +43,10 @@ FAULTS: dict[str, Fault] = {
         faults.forgets_its_session,
         faults.hangs_and_is_cut_off,
         faults.suspended,
+        alone.etcd_away_for_long,
+        alone.all_but_one_cut_off,
+        alone.comes_unheard_of,
+        alone.one_way_cut,
         disaster.etcd_copied,
         disaster.etcd_restored,
         scripts.unwanted_handover,

@@ -18,6 +18,7 @@ from drover.coordinator.timings import PROFILES
 from drover.coordinator.txn import Delete, Put, Txn
 from tests.sim.checks import Checks
 from tests.sim.etcd import MEMBERS, Etcd, Odds, Sender
+from tests.sim.links import Links
 from tests.sim.loop import VirtualLoop, alone
 from tests.sim.machine import Machine, MachineProcess
 from tests.sim.scenarios import favoured
@@ -84,6 +85,8 @@ class World:
         self.checks = Checks(self)
         self.etcd = Etcd(self.loop, self.rng, self.checks.committed, self.fault)
         self.storage = Storage(self)
+        self.links = Links(self)
+        self.promises = self.rng.random() < 0.8
         rate, rng = self.rng.uniform, self.rng
         self.machines = {
             name: Machine(
@@ -290,6 +293,7 @@ class World:
         etcd.back = min(etcd.back, loop.now)
         etcd.cut.clear()
         etcd.slow.clear()
+        self.links.mend()
         for state in etcd.members.values():
             state.down = state.frozen = state.behind = 0.0
             state.old_term = False

@@ -17,6 +17,9 @@ OPEN = Seen(
     SENT,
     d_soft=4.5,
     d_io=5.5,
+    stays=Instant(0, 0),
+    stays_soft=0.0,
+    stays_io=0.0,
     asked=0,
     open_for=1,
     agent_seen=1000.0,
@@ -168,3 +171,22 @@ def test_whatever_the_page_says_the_gate_never_opens_unverified_nor_stays_open_l
         assert seen.clean
     if seen.open and late > 4.5:
         assert isinstance(what, Climb)
+
+
+def promised(seen: Seen, seconds: float) -> Seen:
+    """All others were asked for their promise so long after the newest answered heartbeat was sent."""
+    return replace(seen, stays=after(seconds), stays_soft=4.5, stays_io=5.5)
+
+
+def test_promises_of_all_others_keep_an_open_gate_open_and_the_machine_from_being_reset() -> None:
+    seen = promised(OPEN, 4.0)
+    assert duty(seen, after(8.4)) == Stand()
+    assert isinstance(duty(seen, after(8.6)), Climb)
+    assert not is_late(seen, after(9.4))
+    assert is_late(seen, after(9.6))
+
+
+def test_promises_open_no_gate() -> None:
+    assert duty(promised(replace(CLOSED, open_for=1, agent_seen=1004.0, began=999.0), 4.0), after(4.4)) == Open()
+    assert duty(promised(replace(CLOSED, open_for=1, agent_seen=1004.0, began=1001.0), 4.0), after(4.4)) == Stand()
+    assert duty(promised(replace(CLOSED, open_for=1, agent_seen=1004.0, began=999.0), 4.0), after(5.0)) == Stand()

@@ -409,3 +409,80 @@ class Workloads:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class PromisesStub:
+    """Between agents. Where etcd answers nobody, a node that writes asks all others to wait.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Give = channel.unary_unary(
+                '/drover.v1.Promises/Give',
+                request_serializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.PromiseRequest.SerializeToString,
+                response_deserializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Promise.FromString,
+                _registered_method=True)
+
+
+class PromisesServicer:
+    """Between agents. Where etcd answers nobody, a node that writes asks all others to wait.
+    """
+
+    def Give(self, request, context):
+        """The node that answers will not call the one that asks silent, for 1.02 x its D_hard + 0.3 s from now. Status
+        FAILED_PRECONDITION with the reason where it does not promise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PromisesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Give': grpc.unary_unary_rpc_method_handler(
+                    servicer.Give,
+                    request_deserializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.PromiseRequest.FromString,
+                    response_serializer=drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Promise.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'drover.v1.Promises', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('drover.v1.Promises', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Promises:
+    """Between agents. Where etcd answers nobody, a node that writes asks all others to wait.
+    """
+
+    @staticmethod
+    def Give(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/drover.v1.Promises/Give',
+            drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.PromiseRequest.SerializeToString,
+            drover_dot_agent_dot_api_dot_v1_dot_drover__pb2.Promise.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

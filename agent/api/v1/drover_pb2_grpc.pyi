@@ -167,3 +167,40 @@ class WorkloadsServicer(metaclass=_abc_1.ABCMeta):
         """Gets ready what can be without the data. Answers soon in any case: ask again where it is not ready yet."""
 
 def add_WorkloadsServicer_to_server(servicer: WorkloadsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class PromisesStub:
+    """Between agents. Where etcd answers nobody, a node that writes asks all others to wait."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> PromisesAsyncStub: ...
+    Give: _grpc.UnaryUnaryMultiCallable[_drover_pb2.PromiseRequest, _drover_pb2.Promise]
+    """The node that answers will not call the one that asks silent, for 1.02 x its D_hard + 0.3 s from now. Status
+    FAILED_PRECONDITION with the reason where it does not promise.
+    """
+
+@_typing.type_check_only
+class PromisesAsyncStub(PromisesStub):
+    """Between agents. Where etcd answers nobody, a node that writes asks all others to wait."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Give: _aio.UnaryUnaryMultiCallable[_drover_pb2.PromiseRequest, _drover_pb2.Promise]  # type: ignore[assignment]
+    """The node that answers will not call the one that asks silent, for 1.02 x its D_hard + 0.3 s from now. Status
+    FAILED_PRECONDITION with the reason where it does not promise.
+    """
+
+class PromisesServicer(metaclass=_abc_1.ABCMeta):
+    """Between agents. Where etcd answers nobody, a node that writes asks all others to wait."""
+
+    @_abc_1.abstractmethod
+    def Give(
+        self,
+        request: _drover_pb2.PromiseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_drover_pb2.Promise, _abc.Awaitable[_drover_pb2.Promise]]:
+        """The node that answers will not call the one that asks silent, for 1.02 x its D_hard + 0.3 s from now. Status
+        FAILED_PRECONDITION with the reason where it does not promise.
+        """
+
+def add_PromisesServicer_to_server(servicer: PromisesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
