@@ -132,7 +132,16 @@ class _Watch:
         entry = view.entry(Kind.NODES, self._node)
         beat = observer.stand_in(wanted[self._node])
         described = entry.mod_revision if entry else 0
-        await member.store.txn(ownership.placeholder(member.seat(), self._node, beat, described, instead))
+        owner = None if entry else self._named_by(beat.incarnation)
+        await member.store.txn(ownership.placeholder(member.seat(), self._node, beat, described, instead, owner))
+
+    def _named_by(self, incarnation: str) -> tuple[str, int] | None:
+        """A dataset whose tenure says that this incarnation holds it, and the tenure's mod revision."""
+        view = self._member.view
+        for d in map(view.dataset, sorted(view.names())):
+            if d.tenure is not None and d.tenure.held and d.tenure.incarnation == incarnation:
+                return d.name, d.tenure_revision
+        return None
 
     async def _act(self) -> float:
         """Do what is due; how long to wait for the heartbeat to move before looking again. Seconds."""

@@ -396,12 +396,17 @@ def fence(seat: Seat, node: str, heartbeat: Heartbeat, revision: int, record: Re
     return _txn(seat, compare, [Put(keys.fence(heartbeat.incarnation), record.encode())])
 
 
-def placeholder(seat: Seat, node: str, heartbeat: Heartbeat, described: int, instead: int = 0) -> Txn:
+def placeholder(
+    seat: Seat, node: str, heartbeat: Heartbeat, described: int, instead: int = 0, owner: tuple[str, int] | None = None
+) -> Txn:
     """A missing heartbeat is not silence: put one that its owner may go on from, and watch that stand still.
 
     described: mod revision of nodes/<n>, so that it names the incarnation that is there now; instead: that of the
-    heartbeat of a fenced incarnation that it replaces. 0: there is none.
+    heartbeat of a fenced incarnation that it replaces. 0: there is none. owner: the dataset whose tenure names the
+    incarnation of a node that is not described, and its mod revision: who has given all up meanwhile is not waited for.
     """
     key = seat.keys.heartbeat(node)
     compare = [ModRevision(key, instead), ModRevision(seat.keys.node(node), described)]
+    if owner is not None:
+        compare.append(ModRevision(seat.keys.owner(owner[0]), owner[1]))
     return _txn(seat, compare, [Put(key, heartbeat.encode())])

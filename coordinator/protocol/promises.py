@@ -107,6 +107,7 @@ class Given:
 
     def give(self, asked: Asked, now: float) -> None:
         """now: when it was received."""
+        self.until = {node: until for node, until in self.until.items() if until > now}
         self.until[asked.node] = max(self.until.get(asked.node, now), now + required_wait(asked.d_hard))
 
     def left(self, node: str, now: float) -> float:

@@ -17,8 +17,8 @@ from drover.coordinator.protocol.observer import Watched
 from drover.coordinator.protocol.ownership import Seat
 from drover.coordinator.records import Heartbeat, Tenure
 from drover.coordinator.store import Changes, Compacted, Range
-from drover.coordinator.txn import Entry, Put, Txn
-from tests.unit.making import tenure
+from drover.coordinator.txn import Compare, Entry, ModRevision, Put, Txn
+from tests.unit.making import dataset, tenure
 
 KEYS = Keys("/drover")
 
@@ -26,9 +26,11 @@ KEYS = Keys("/drover")
 class _Store:
     def __init__(self) -> None:
         self.put: list[Put] = []
+        self.compared: list[Compare] = []
 
     async def txn(self, txn: Txn) -> Any:
         self.put += [op for op in txn.then if isinstance(op, Put)]
+        self.compared += txn.compare
         return SimpleNamespace(succeeded=True)
 
 
@@ -53,7 +55,14 @@ class _Restored(_Store):
 
 def watch(store: _Store, *tenures: Tenure) -> _Watch:
     """By `a`, of `b`, which is not in nodes/."""
-    view = SimpleNamespace(cluster=Cluster(nodes={}), tenures=lambda: tenures, entry=lambda kind, name: None)
+    datasets = {f"d{n}": dataset(f"d{n}", tenure=t, tenure_revision=7) for n, t in enumerate(tenures)}
+    view = SimpleNamespace(
+        cluster=Cluster(nodes={}),
+        tenures=lambda: tenures,
+        entry=lambda kind, name: None,
+        names=lambda: set(datasets),
+        dataset=lambda name: datasets[name],
+    )
     seat = Seat(KEYS, "a", "a.1.1", 1, "now", "2")
     member = SimpleNamespace(node="a", view=view, store=store, keys=KEYS, seat=lambda: seat)
     return _Watch(cast(Member, member), "b", "b.1.1")
@@ -67,6 +76,7 @@ async def test_a_node_that_is_gone_gets_a_stand_in_only_while_a_tenure_names_it(
     assert [(op.key, Heartbeat.decode(op.value).incarnation) for op in store.put] == (
         [(KEYS.heartbeat("b"), "b.1.1")] if named else []
     )
+    assert (ModRevision(KEYS.owner("d0"), 7) in store.compared) == named  # that it is so still when this commits
 
 
 async def test_where_history_is_gone_the_wait_begins_again_since_heartbeats_that_were_answered_may_be_lost() -> None:

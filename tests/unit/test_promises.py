@@ -147,6 +147,8 @@ def test_a_promise_holds_for_w_from_when_it_was_asked_for_and_is_not_shortened()
     given.give(ASKED, 100.0)
     given.give(replace(ASKED, d_hard=1.0), 100.5)
     assert given.left("a", 100.0) == pytest.approx(required_wait(T.d_hard))
+    given.give(replace(ASKED, node="b"), 200.0)
+    assert set(given.until) == {"b"}
 
 
 def test_who_is_not_named_waits_longer_and_a_machine_that_got_anothers_name_is_not_named() -> None:
