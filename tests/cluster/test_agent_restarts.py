@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from drover.agent.priority import NICE
+from drover.coordinator.timings import PROFILES, Timings
 from tests.cluster.cluster import Cluster, Dataset
 from tests.playground import Playground, eventually
 
@@ -91,6 +92,36 @@ def test_no_commit_fails_while_the_agent_is_restarted_in_good_order_and_its_guar
     assert len(writer.turns) == 1, "a writer whose commit fails ends, and another one is started"
     assert data.epoch == 1
     assert guard_of(cluster, "node-a") == guard
+
+
+SHORTER = Timings(heartbeat=2.0, d_soft=16.0, d_io=20.0, d_hard=24.0, wait=26.0, lease_ttl=30)
+
+
+def timed(cluster: Cluster, node: str, timings: Timings) -> None:
+    """Its agent is started again with these timings, and is heard with them."""
+    file = cluster.playground.home(node) / "agent.toml"
+    said = ", ".join(f"{name} = {value}" for name, value in timings.model_dump().items())
+    lines = [f"timings = {{{said}}}" if line.startswith("timings") else line for line in file.read_text().splitlines()]
+    file.write_text("\n".join(lines))
+    cluster.playground.kill_agent(node)
+    eventually(lambda: cluster.heartbeat(node)["d_hard"] == timings.d_hard, f"{node} is heard with them", 40)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_timings_change_node_by_node_under_a_writer_and_nobody_is_fenced(cluster: Cluster) -> None:
+    """Observers go by the D_hard in each heartbeat, whatever their own is."""
+    data = cluster.dataset(on="node-a")
+    writer = cluster.writer(data)
+    before, fences = [cluster.incarnation(node) for node in cluster.playground.nodes], cluster.entries("fences/")
+    for timings in (SHORTER, PROFILES["relaxed"]):
+        for node in cluster.playground.nodes:
+            timed(cluster, node, timings)
+            writer.goes_on("node-a")
+    writer.check()
+    assert len(writer.turns) == 1
+    assert [cluster.incarnation(node) for node in cluster.playground.nodes] == before
+    assert cluster.entries("fences/") == fences
 
 
 def test_the_kernel_prefers_the_agent_and_neither_its_helpers_nor_its_workloads(cluster: Cluster) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from drover.coordinator.cli.playground.machine import State
 from drover.coordinator.timings import PROFILES
-from tests.cluster.cluster import Cluster, Dataset, Writer
+from tests.cluster.cluster import Cluster, Dataset, Writer, boottime
 from tests.playground import Playground, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("guarded")]
@@ -65,6 +67,64 @@ def test_where_an_agent_hangs_its_guard_stops_the_writer_in_time_and_tells_the_c
     cluster.playground.thaw_agent("node-a")
     cluster.until_all_joined()
     assert cluster.incarnation("node-a") != before
+    writer.goes_on(node)
+    writer.check()
+    assert [turn.node for turn in writer.turns] == ["node-a", node]
+
+
+class Sectors:
+    """What has been written to the device that is mounted somewhere, looked at all the time. changed: CLOCK_BOOTTIME
+    of the last look that found more than the one before."""
+
+    def __init__(self, cluster: Cluster, node: str, path: str) -> None:
+        table = cluster.playground.sh(node, "cat /proc/mounts").splitlines()
+        device = next(line.split()[0] for line in table if line.split()[1] == path)
+        self._device = Path("/sys/block", Path(device).name)
+        self._image = self._backing()
+        self.changed, self.looks = boottime(), 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _backing(self) -> str:
+        try:
+            return (self._device / "loop/backing_file").read_text()
+        except OSError:
+            return ""
+
+    def _look(self) -> None:
+        written = -1
+        while not self._over.wait(0.02):
+            try:
+                now = int((self._device / "stat").read_text().split()[6])
+            except OSError:
+                continue
+            if self._backing() != self._image:
+                return  # detached; whatever has this number now is another device
+            if now > written >= 0:
+                self.changed = boottime()
+            written, self.looks = now, self.looks + 1
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join(5)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(200)
+def test_of_an_agent_that_hangs_for_a_minute_no_sector_is_written_after_d_io(cluster: Cluster) -> None:
+    data, writer = committing(cluster)
+    sectors = Sectors(cluster, "node-a", data.path)
+    began = boottime()
+    cluster.playground.freeze_agent("node-a")
+    node = data.active_on(*OTHERS)
+    last_heartbeat = float(cluster.heartbeat("node-a")["clock"])
+    eventually(lambda: boottime() - began > 60, "it has hung for a minute", 70)
+    sectors.end()
+    assert sectors.looks
+    assert began < sectors.changed < last_heartbeat + TIMINGS.d_io
+    cluster.playground.thaw_agent("node-a")
+    cluster.until_all_joined()
     writer.goes_on(node)
     writer.check()
     assert [turn.node for turn in writer.turns] == ["node-a", node]

@@ -147,6 +147,9 @@ def test_an_agent_that_only_is_cut_off_is_not_gone() -> None:
         sent=st.just(SENT),
         d_soft=st.just(4.5),
         d_io=st.just(5.5),
+        stays=st.floats(0, 6).map(lambda seconds: after(seconds)),
+        stays_soft=st.sampled_from([0.0, 4.5]),
+        stays_io=st.just(5.5),
         asked=st.integers(0, 4),
         open_for=st.integers(0, 4),
         agent_seen=st.floats(995, 1010),
@@ -169,7 +172,7 @@ def test_whatever_the_page_says_the_gate_never_opens_unverified_nor_stays_open_l
         assert late < 4.5
     if isinstance(what, Swear):
         assert seen.clean
-    if seen.open and late > 4.5:
+    if seen.open and late > max(4.5, seen.stays.boot - SENT.boot + seen.stays_soft):
         assert isinstance(what, Climb)
 
 
