@@ -332,3 +332,15 @@ def test_who_speaks_for_a_dataset_that_nobody_has_says_why_it_waits() -> None:
     (told,) = [statuses["d"] for statuses in said if statuses]
     assert told.phase is Phase.WAITING
     assert "'x', which is not here" in told.reason
+
+
+def test_while_it_goes_on_by_others_promises_nothing_is_begun_and_people_are_told() -> None:
+    held = using(held=True)
+    assert steps(held) == ()
+    assert "promise to wait" in plan(held).statuses["d"].reason
+
+
+def test_while_it_goes_on_by_others_promises_a_workload_that_ended_is_started_again() -> None:
+    assert steps(using(held=True, conditions={"w": exited()})) == (StartWorkload("w"),)
+    untouched = using(held=True, conditions={"w": exited()}, life=10**6)
+    assert steps(untouched) == (), "what an earlier life of the agent has sent may still commit"
