@@ -103,7 +103,11 @@ class Agent:
         self._preparer: Preparer | None = None
         self._leave = Leave(self._keys, settings.on_shutdown, settings.shutdown_timeout, settings.reboot_grace)
         self._promiser = Promiser(
-            settings.node, settings.machine_id, lambda: self._member, lambda: self._sight.halted, read_clock
+            settings.node,
+            settings.machine_id,
+            lambda: self._member,
+            lambda: self._sight.halted,
+            willing=settings.etcd_away.promises,
         )
 
     async def run(self) -> None:

@@ -75,16 +75,19 @@ class Asked:
 @dataclass(frozen=True)
 class Candidate:
     """The node that is asked. cluster: "" where it has not joined since it started. steady: it could call others
-    silent. lost: why it relies on no etcd; "": it does."""
+    silent. lost: why it relies on no etcd; "": it does. willing: its settings allow promises."""
 
     node: str
     cluster: str
     steady: bool
     lost: str = ""
+    willing: bool = True
 
 
 def refusal(asked: Asked, me: Candidate) -> str:
     """Why it does not promise; "": it does."""
+    if not me.willing:
+        return f"[etcd_away] promises is off on {me.node}"
     if me.lost:
         return f"{me.node} does not rely on etcd: {me.lost}"
     if me.cluster and asked.cluster != me.cluster:

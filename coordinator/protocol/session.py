@@ -207,7 +207,9 @@ def stands_in(state: State) -> Instant | None:
 
 def by_promises(state: State, timings: Timings, now: Instant) -> bool:
     """Whether this node goes on only because others have promised: it begins nothing then."""
-    return isinstance(state, Live) and state.sent.plus(timings.d_soft + state.longer).passed(now)
+    if not isinstance(state, Live) or soft_deadline(state, timings).passed(now):
+        return False
+    return state.sent.plus(timings.d_soft + state.longer).passed(now)
 
 
 def gate(state: State, timings: Timings) -> Deadline | None:

@@ -128,6 +128,7 @@ def test_an_answered_heartbeat_ends_what_goes_on_by_promises_only() -> None:
         (B, ASKED, ""),
         (replace(B, cluster=""), ASKED, ""),
         (replace(B, steady=True), ASKED, "etcd answers b"),
+        (replace(B, willing=False), ASKED, "promises is off on b"),
         (replace(B, lost="it went back"), ASKED, "does not rely on etcd"),
         (B, replace(ASKED, cluster="other"), "another cluster"),
         (replace(B, node="a"), ASKED, "its own name"),
