@@ -29,7 +29,7 @@ def module_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
             eventually(
                 lambda n=node: len(cluster.heartbeat(n).get("candidates", ())) == 2,  # type: ignore[misc]
                 f"{node} names both others",
-                20,
+                60,
             )
         yield cluster
 
