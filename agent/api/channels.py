@@ -20,5 +20,5 @@ async def channel_to(node: str, address: str, tls: Files | None, spans: Spans | 
         return grpc.aio.insecure_channel(address, options, interceptors=tracing)
     files = (tls.ca, tls.key, tls.cert)
     credentials = grpc.ssl_channel_credentials(*[await asyncio.to_thread(file.read_bytes) for file in files])
-    options = (*options, ("grpc.ssl_target_name_override", node))
-    return grpc.aio.secure_channel(address, credentials, options, interceptors=tracing)
+    named = (*options, ("grpc.ssl_target_name_override", node))
+    return grpc.aio.secure_channel(address, credentials, named, interceptors=tracing)

@@ -404,7 +404,6 @@ QUICK = (
     "no touch after a restart",
     "early mount",
     "silence clears",
-    "handover forgets",
     "answers for good",
     "epoch restarts",
     "destroys unasked",

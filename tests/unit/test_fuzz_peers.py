@@ -34,6 +34,8 @@ from drover.agent.transfer.wire import CHUNK, HEADER, Kind, Lost, Wire
 from drover.agent.users import Users
 from drover.coordinator.keys import Keys
 from drover.coordinator.member import Member
+from drover.coordinator.promising import NotPromised
+from drover.coordinator.protocol.promises import Asked
 from tests.contract.test_api import PGDATA, FakeSource
 from tests.model.store import ModelStore
 from tests.unit.making import node, spec, tenure
@@ -61,6 +63,10 @@ def member() -> Member:
     )
 
 
+def refuse(asked: Asked) -> str:
+    raise NotPromised("etcd answers here")
+
+
 @asynccontextmanager
 async def doors(directory: Path) -> AsyncIterator[dict[str, Any]]:
     source, me = FakeSource(), member()
@@ -68,7 +74,7 @@ async def doors(directory: Path) -> AsyncIterator[dict[str, Any]]:
     async with AsyncExitStack() as stack:
         receiver = Receiver(lambda: me, {}, lambda: None)
         port = await stack.enter_async_context(
-            rpc.serving(source, "127.0.0.1:0", grace=0, receiver=receiver, preparer=lambda: None)
+            rpc.serving(source, "127.0.0.1:0", grace=0, receiver=receiver, preparer=lambda: None, give=refuse)
         )
         leave = Leave(KEYS, "move", 1.0, 1.0)
         await stack.enter_async_context(control.serving(directory, leave, GROUP))

@@ -4,74 +4,93 @@
 # source: drover/agent/api/v1/drover.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "drover/agent/api/v1/drover.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'drover/agent/api/v1/drover.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n drover/agent/api/v1/drover.proto\x12\tdrover.v1"\x1c\n\x0bListRequest\x12\r\n\x05names\x18\x01 \x03(\t"4\n\x0cListResponse\x12$\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x12.drover.v1.Dataset"\x1d\n\x0cWatchRequest\x12\r\n\x05names\x18\x01 \x03(\t"v\n\x0c\x44\x61tasetEvent\x12%\n\x07\x63hanged\x18\x01 \x01(\x0b\x32\x12.drover.v1.DatasetH\x00\x12\x11\n\x07removed\x18\x02 \x01(\tH\x00\x12#\n\x06synced\x18\x03 \x01(\x0b\x32\x11.drover.v1.SyncedH\x00\x42\x07\n\x05\x65vent"\x08\n\x06Synced"\x8a\x02\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05phase\x18\x02 \x01(\x0e\x32\x10.drover.v1.Phase\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07warning\x18\x04 \x01(\t\x12\x0c\n\x04node\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\x12\x0c\n\x04path\x18\x07 \x01(\t\x12\x0c\n\x04size\x18\x08 \x01(\x04\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\x12\x0f\n\x07\x64\x65sired\x18\n \x01(\t\x12*\n\x08progress\x18\x0b \x01(\x0b\x32\x13.drover.v1.ProgressH\x00\x88\x01\x01\x12\x0c\n\x04here\x18\x0c \x01(\x08\x12\r\n\x05since\x18\r \x01(\tB\x0b\n\t_progress"5\n\x08Progress\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04"\x10\n\x0eGetNodeRequest"t\n\tNodeState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12#\n\x07session\x18\x03 \x01(\x0e\x32\x12.drover.v1.Session\x12\x1f\n\x17\x64\x65\x61\x64line_margin_seconds\x18\x04 \x01(\x01"7\n\x0ePrepareRequest\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t"1\n\x0fPrepareResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0f\n\x07trouble\x18\x02 \x01(\t"\xa1\x01\n\rExpectRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x0e\n\x06object\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0f\n\x07\x62\x61\x63kend\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x13\n\x0bincarnation\x18\x08 \x01(\t\x12\x0e\n\x06sender\x18\t \x01(\t"k\n\x08\x45xpected\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\t\x12"\n\tsnapshots\x18\x05 \x03(\x0b\x32\x0f.drover.v1.Copy""\n\x04\x43opy\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t"\\\n\x0ePromiseRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x16\n\x0e\x64_hard_seconds\x18\x04 \x01(\x01"\x1c\n\x07Promise\x12\x11\n\tcandidate\x18\x01 \x01(\t*\xa3\x01\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_WAITING\x10\x01\x12\x12\n\x0ePHASE_STARTING\x10\x02\x12\x10\n\x0cPHASE_ACTIVE\x10\x03\x12\x10\n\x0cPHASE_MOVING\x10\x04\x12\x11\n\rPHASE_STOPPED\x10\x05\x12\x10\n\x0cPHASE_FAILED\x10\x06\x12\x13\n\x0fPHASE_DESTROYED\x10\x07*\x84\x01\n\x07Session\x12\x17\n\x13SESSION_UNSPECIFIED\x10\x00\x12\x13\n\x0fSESSION_JOINING\x10\x01\x12\x10\n\x0cSESSION_LIVE\x10\x02\x12\x12\n\x0eSESSION_LAPSED\x10\x03\x12\x11\n\rSESSION_ENDED\x10\x04\x12\x12\n\x0eSESSION_HALTED\x10\x05\x32\x80\x01\n\x08\x44\x61tasets\x12\x37\n\x04List\x12\x16.drover.v1.ListRequest\x1a\x17.drover.v1.ListResponse\x12;\n\x05Watch\x12\x17.drover.v1.WatchRequest\x1a\x17.drover.v1.DatasetEvent0\x01\x32>\n\x04Node\x12\x36\n\x03Get\x12\x19.drover.v1.GetNodeRequest\x1a\x14.drover.v1.NodeState2C\n\x06\x43opies\x12\x39\n\x06\x45xpect\x12\x18.drover.v1.ExpectRequest\x1a\x13.drover.v1.Expected0\x01\x32M\n\tWorkloads\x12@\n\x07Prepare\x12\x19.drover.v1.PrepareRequest\x1a\x1a.drover.v1.PrepareResponse2A\n\x08Promises\x12\x35\n\x04Give\x12\x19.drover.v1.PromiseRequest\x1a\x12.drover.v1.Promiseb\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n drover/agent/api/v1/drover.proto\x12\tdrover.v1\"\x1c\n\x0bListRequest\x12\r\n\x05names\x18\x01 \x03(\t\"4\n\x0cListResponse\x12$\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x12.drover.v1.Dataset\"\x1d\n\x0cWatchRequest\x12\r\n\x05names\x18\x01 \x03(\t\"v\n\x0c\x44\x61tasetEvent\x12%\n\x07\x63hanged\x18\x01 \x01(\x0b\x32\x12.drover.v1.DatasetH\x00\x12\x11\n\x07removed\x18\x02 \x01(\tH\x00\x12#\n\x06synced\x18\x03 \x01(\x0b\x32\x11.drover.v1.SyncedH\x00\x42\x07\n\x05\x65vent\"\x08\n\x06Synced\"\xa6\x02\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05phase\x18\x02 \x01(\x0e\x32\x10.drover.v1.Phase\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07warning\x18\x04 \x01(\t\x12\x0c\n\x04node\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\x12\x0c\n\x04path\x18\x07 \x01(\t\x12\x0c\n\x04size\x18\x08 \x01(\x04\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\x12\x0f\n\x07\x64\x65sired\x18\n \x01(\t\x12*\n\x08progress\x18\x0b \x01(\x0b\x32\x13.drover.v1.ProgressH\x00\x88\x01\x01\x12\x0c\n\x04here\x18\x0c \x01(\x08\x12\r\n\x05since\x18\r \x01(\t\x12\x11\n\x04used\x18\x0e \x01(\x04H\x01\x88\x01\x01\x42\x0b\n\t_progressB\x07\n\x05_used\"\x8c\x01\n\x08Progress\x12\x0c\n\x04what\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\n\n\x02to\x18\x04 \x01(\t\x12 \n\x06rounds\x18\x05 \x03(\x0b\x32\x10.drover.v1.Round\x12\x19\n\x11predicted_seconds\x18\x06 \x01(\x01\x12\x0c\n\x04last\x18\x07 \x01(\x08\"5\n\x05Round\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x0c\n\x04\x66ull\x18\x03 \x01(\x08\"\x10\n\x0eGetNodeRequest\"\xb9\x02\n\tNodeState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12#\n\x07session\x18\x03 \x01(\x0e\x32\x12.drover.v1.Session\x12\x1f\n\x17\x64\x65\x61\x64line_margin_seconds\x18\x04 \x01(\x01\x12\x36\n\tunhealthy\x18\x05 \x03(\x0b\x32#.drover.v1.NodeState.UnhealthyEntry\x12,\n\x04\x66ree\x18\x06 \x03(\x0b\x32\x1e.drover.v1.NodeState.FreeEntry\x1a\x30\n\x0eUnhealthyEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a+\n\tFreeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"7\n\x0ePrepareRequest\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"1\n\x0fPrepareResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0f\n\x07trouble\x18\x02 \x01(\t\"\xb0\x01\n\rExpectRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12\x0e\n\x06object\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0f\n\x07\x62\x61\x63kend\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x13\n\x0bincarnation\x18\x08 \x01(\t\x12\x0e\n\x06sender\x18\t \x01(\t\x12\r\n\x05guids\x18\n \x03(\t\"k\n\x08\x45xpected\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\t\x12\"\n\tsnapshots\x18\x05 \x03(\x0b\x32\x0f.drover.v1.Copy\"\"\n\x04\x43opy\x12\x0c\n\x04guid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"<\n\x0e\x45xamineRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x0c\n\x04guid\x18\x03 \x01(\t\";\n\x08\x45xamined\x12!\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x10.drover.v1.Entry\x12\x0c\n\x04read\x18\x02 \x01(\x04\"|\n\x05\x45ntry\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x10\n\x08mtime_ns\x18\x06 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x07 \x01(\t\x12\r\n\x05\x65rror\x18\x08 \x01(\t\"\\\n\x0ePromiseRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x16\n\x0e\x64_hard_seconds\x18\x04 \x01(\x01\"\x1c\n\x07Promise\x12\x11\n\tcandidate\x18\x01 \x01(\t*\xa3\x01\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_WAITING\x10\x01\x12\x12\n\x0ePHASE_STARTING\x10\x02\x12\x10\n\x0cPHASE_ACTIVE\x10\x03\x12\x10\n\x0cPHASE_MOVING\x10\x04\x12\x11\n\rPHASE_STOPPED\x10\x05\x12\x10\n\x0cPHASE_FAILED\x10\x06\x12\x13\n\x0fPHASE_DESTROYED\x10\x07*\x84\x01\n\x07Session\x12\x17\n\x13SESSION_UNSPECIFIED\x10\x00\x12\x13\n\x0fSESSION_JOINING\x10\x01\x12\x10\n\x0cSESSION_LIVE\x10\x02\x12\x12\n\x0eSESSION_LAPSED\x10\x03\x12\x11\n\rSESSION_ENDED\x10\x04\x12\x12\n\x0eSESSION_HALTED\x10\x05\x32\x80\x01\n\x08\x44\x61tasets\x12\x37\n\x04List\x12\x16.drover.v1.ListRequest\x1a\x17.drover.v1.ListResponse\x12;\n\x05Watch\x12\x17.drover.v1.WatchRequest\x1a\x17.drover.v1.DatasetEvent0\x01\x32>\n\x04Node\x12\x36\n\x03Get\x12\x19.drover.v1.GetNodeRequest\x1a\x14.drover.v1.NodeState2\x80\x01\n\x06\x43opies\x12\x39\n\x06\x45xpect\x12\x18.drover.v1.ExpectRequest\x1a\x13.drover.v1.Expected0\x01\x12;\n\x07\x45xamine\x12\x19.drover.v1.ExamineRequest\x1a\x13.drover.v1.Examined0\x01\x32M\n\tWorkloads\x12@\n\x07Prepare\x12\x19.drover.v1.PrepareRequest\x1a\x1a.drover.v1.PrepareResponse2A\n\x08Promises\x12\x35\n\x04Give\x12\x19.drover.v1.PromiseRequest\x1a\x12.drover.v1.Promiseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "drover.agent.api.v1.drover_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'drover.agent.api.v1.drover_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_PHASE"]._serialized_start = 1294
-    _globals["_PHASE"]._serialized_end = 1457
-    _globals["_SESSION"]._serialized_start = 1460
-    _globals["_SESSION"]._serialized_end = 1592
-    _globals["_LISTREQUEST"]._serialized_start = 47
-    _globals["_LISTREQUEST"]._serialized_end = 75
-    _globals["_LISTRESPONSE"]._serialized_start = 77
-    _globals["_LISTRESPONSE"]._serialized_end = 129
-    _globals["_WATCHREQUEST"]._serialized_start = 131
-    _globals["_WATCHREQUEST"]._serialized_end = 160
-    _globals["_DATASETEVENT"]._serialized_start = 162
-    _globals["_DATASETEVENT"]._serialized_end = 280
-    _globals["_SYNCED"]._serialized_start = 282
-    _globals["_SYNCED"]._serialized_end = 290
-    _globals["_DATASET"]._serialized_start = 293
-    _globals["_DATASET"]._serialized_end = 559
-    _globals["_PROGRESS"]._serialized_start = 561
-    _globals["_PROGRESS"]._serialized_end = 614
-    _globals["_GETNODEREQUEST"]._serialized_start = 616
-    _globals["_GETNODEREQUEST"]._serialized_end = 632
-    _globals["_NODESTATE"]._serialized_start = 634
-    _globals["_NODESTATE"]._serialized_end = 750
-    _globals["_PREPAREREQUEST"]._serialized_start = 752
-    _globals["_PREPAREREQUEST"]._serialized_end = 807
-    _globals["_PREPARERESPONSE"]._serialized_start = 809
-    _globals["_PREPARERESPONSE"]._serialized_end = 858
-    _globals["_EXPECTREQUEST"]._serialized_start = 861
-    _globals["_EXPECTREQUEST"]._serialized_end = 1022
-    _globals["_EXPECTED"]._serialized_start = 1024
-    _globals["_EXPECTED"]._serialized_end = 1131
-    _globals["_COPY"]._serialized_start = 1133
-    _globals["_COPY"]._serialized_end = 1167
-    _globals["_PROMISEREQUEST"]._serialized_start = 1169
-    _globals["_PROMISEREQUEST"]._serialized_end = 1261
-    _globals["_PROMISE"]._serialized_start = 1263
-    _globals["_PROMISE"]._serialized_end = 1291
-    _globals["_DATASETS"]._serialized_start = 1595
-    _globals["_DATASETS"]._serialized_end = 1723
-    _globals["_NODE"]._serialized_start = 1725
-    _globals["_NODE"]._serialized_end = 1787
-    _globals["_COPIES"]._serialized_start = 1789
-    _globals["_COPIES"]._serialized_end = 1856
-    _globals["_WORKLOADS"]._serialized_start = 1858
-    _globals["_WORKLOADS"]._serialized_end = 1935
-    _globals["_PROMISES"]._serialized_start = 1937
-    _globals["_PROMISES"]._serialized_end = 2002
+  DESCRIPTOR._loaded_options = None
+  _globals['_NODESTATE_UNHEALTHYENTRY']._loaded_options = None
+  _globals['_NODESTATE_UNHEALTHYENTRY']._serialized_options = b'8\001'
+  _globals['_NODESTATE_FREEENTRY']._loaded_options = None
+  _globals['_NODESTATE_FREEENTRY']._serialized_options = b'8\001'
+  _globals['_PHASE']._serialized_start=1927
+  _globals['_PHASE']._serialized_end=2090
+  _globals['_SESSION']._serialized_start=2093
+  _globals['_SESSION']._serialized_end=2225
+  _globals['_LISTREQUEST']._serialized_start=47
+  _globals['_LISTREQUEST']._serialized_end=75
+  _globals['_LISTRESPONSE']._serialized_start=77
+  _globals['_LISTRESPONSE']._serialized_end=129
+  _globals['_WATCHREQUEST']._serialized_start=131
+  _globals['_WATCHREQUEST']._serialized_end=160
+  _globals['_DATASETEVENT']._serialized_start=162
+  _globals['_DATASETEVENT']._serialized_end=280
+  _globals['_SYNCED']._serialized_start=282
+  _globals['_SYNCED']._serialized_end=290
+  _globals['_DATASET']._serialized_start=293
+  _globals['_DATASET']._serialized_end=587
+  _globals['_PROGRESS']._serialized_start=590
+  _globals['_PROGRESS']._serialized_end=730
+  _globals['_ROUND']._serialized_start=732
+  _globals['_ROUND']._serialized_end=785
+  _globals['_GETNODEREQUEST']._serialized_start=787
+  _globals['_GETNODEREQUEST']._serialized_end=803
+  _globals['_NODESTATE']._serialized_start=806
+  _globals['_NODESTATE']._serialized_end=1119
+  _globals['_NODESTATE_UNHEALTHYENTRY']._serialized_start=1026
+  _globals['_NODESTATE_UNHEALTHYENTRY']._serialized_end=1074
+  _globals['_NODESTATE_FREEENTRY']._serialized_start=1076
+  _globals['_NODESTATE_FREEENTRY']._serialized_end=1119
+  _globals['_PREPAREREQUEST']._serialized_start=1121
+  _globals['_PREPAREREQUEST']._serialized_end=1176
+  _globals['_PREPARERESPONSE']._serialized_start=1178
+  _globals['_PREPARERESPONSE']._serialized_end=1227
+  _globals['_EXPECTREQUEST']._serialized_start=1230
+  _globals['_EXPECTREQUEST']._serialized_end=1406
+  _globals['_EXPECTED']._serialized_start=1408
+  _globals['_EXPECTED']._serialized_end=1515
+  _globals['_COPY']._serialized_start=1517
+  _globals['_COPY']._serialized_end=1551
+  _globals['_EXAMINEREQUEST']._serialized_start=1553
+  _globals['_EXAMINEREQUEST']._serialized_end=1613
+  _globals['_EXAMINED']._serialized_start=1615
+  _globals['_EXAMINED']._serialized_end=1674
+  _globals['_ENTRY']._serialized_start=1676
+  _globals['_ENTRY']._serialized_end=1800
+  _globals['_PROMISEREQUEST']._serialized_start=1802
+  _globals['_PROMISEREQUEST']._serialized_end=1894
+  _globals['_PROMISE']._serialized_start=1896
+  _globals['_PROMISE']._serialized_end=1924
+  _globals['_DATASETS']._serialized_start=2228
+  _globals['_DATASETS']._serialized_end=2356
+  _globals['_NODE']._serialized_start=2358
+  _globals['_NODE']._serialized_end=2420
+  _globals['_COPIES']._serialized_start=2423
+  _globals['_COPIES']._serialized_end=2551
+  _globals['_WORKLOADS']._serialized_start=2553
+  _globals['_WORKLOADS']._serialized_end=2630
+  _globals['_PROMISES']._serialized_start=2632
+  _globals['_PROMISES']._serialized_end=2697
 # @@protoc_insertion_point(module_scope)

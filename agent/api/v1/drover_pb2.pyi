@@ -220,6 +220,7 @@ class Dataset(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     HERE_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     phase: Global___Phase.ValueType
     reason: _builtins.str
@@ -240,6 +241,8 @@ class Dataset(_message.Message):
     """Mounted on the node that answers."""
     since: _builtins.str
     """When it came into this phase: RFC 3339, UTC."""
+    used: _builtins.int
+    """Bytes in use, where it is mounted on the node that answers; absent: not known."""
     @_builtins.property
     def progress(self) -> Global___Progress:
         """What goes on just now; absent: nothing that can be measured."""
@@ -260,14 +263,20 @@ class Dataset(_message.Message):
         progress: Global___Progress | None = ...,
         here: _builtins.bool = ...,
         since: _builtins.str = ...,
+        used: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "_used", b"_used", "progress", b"progress", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "backend", b"backend", "desired", b"desired", "epoch", b"epoch", "here", b"here", "name", b"name", "node", b"node", "path", b"path", "phase", b"phase", "progress", b"progress", "reason", b"reason", "since", b"since", "size", b"size", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "_used", b"_used", "backend", b"backend", "desired", b"desired", "epoch", b"epoch", "here", b"here", "name", b"name", "node", b"node", "path", b"path", "phase", b"phase", "progress", b"progress", "reason", b"reason", "since", b"since", "size", b"size", "used", b"used", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
     _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    _WhichOneofReturnType__used: _TypeAlias = _typing.Literal["used"]  # noqa: Y015
+    _WhichOneofArgType__used: _TypeAlias = _typing.Literal["_used", b"_used"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used) -> _WhichOneofReturnType__used | None: ...
 
 Global___Dataset: _TypeAlias = Dataset  # noqa: Y015
 
@@ -278,25 +287,71 @@ class Progress(_message.Message):
     WHAT_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    PREDICTED_SECONDS_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     what: _builtins.str
     """For people, like "sending snapshot 3"."""
     done: _builtins.int
     """In the unit that `what` implies, bytes mostly; total 0: not known."""
     total: _builtins.int
+    to: _builtins.str
+    """The node that it is being copied to; empty: it is not being copied. What follows is about that."""
+    predicted_seconds: _builtins.float
+    """Seconds that the last increment is expected to take, during which nothing runs; 0: not known yet."""
+    last: _builtins.bool
+    """It has come far enough: what is sent next is the last increment."""
+    @_builtins.property
+    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Round]:
+        """Rounds that are over, oldest first."""
+
     def __init__(
         self,
         *,
         what: _builtins.str = ...,
         done: _builtins.int = ...,
         total: _builtins.int = ...,
+        to: _builtins.str = ...,
+        rounds: _abc.Iterable[Global___Round] | None = ...,
+        predicted_seconds: _builtins.float = ...,
+        last: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "total", b"total", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "last", b"last", "predicted_seconds", b"predicted_seconds", "rounds", b"rounds", "to", b"to", "total", b"total", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class Round(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    bytes: _builtins.int
+    """Of the stream."""
+    seconds: _builtins.float
+    """From the snapshot to the target's answer that it is durable there."""
+    full: _builtins.bool
+    """Nothing was common: it was all of it, not a difference."""
+    def __init__(
+        self,
+        *,
+        bytes: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        full: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "full", b"full", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Round: _TypeAlias = Round  # noqa: Y015
 
 @_typing.final
 class GetNodeRequest(_message.Message):
@@ -317,16 +372,66 @@ Global___GetNodeRequest: _TypeAlias = GetNodeRequest  # noqa: Y015
 class NodeState(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class UnhealthyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FreeEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     DEADLINE_MARGIN_SECONDS_FIELD_NUMBER: _builtins.int
+    UNHEALTHY_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     incarnation: _builtins.str
     """Empty while joining."""
     session: Global___Session.ValueType
     deadline_margin_seconds: _builtins.float
     """Seconds until writers are stopped, were no further heartbeat answered; not positive: they are."""
+    @_builtins.property
+    def unhealthy(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What is wrong with its parts, by their names in health, without "drover."; empty: nothing."""
+
+    @_builtins.property
+    def free(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Bytes that are free for volumes, by back end, where there is a limit."""
+
     def __init__(
         self,
         *,
@@ -334,10 +439,12 @@ class NodeState(_message.Message):
         incarnation: _builtins.str = ...,
         session: Global___Session.ValueType = ...,
         deadline_margin_seconds: _builtins.float = ...,
+        unhealthy: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        free: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_margin_seconds", b"deadline_margin_seconds", "incarnation", b"incarnation", "name", b"name", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_margin_seconds", b"deadline_margin_seconds", "free", b"free", "incarnation", b"incarnation", "name", b"name", "session", b"session", "unhealthy", b"unhealthy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -402,6 +509,7 @@ class ExpectRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     SENDER_FIELD_NUMBER: _builtins.int
+    GUIDS_FIELD_NUMBER: _builtins.int
     cluster: _builtins.str
     dataset: _builtins.str
     uid: _builtins.str
@@ -413,6 +521,10 @@ class ExpectRequest(_message.Message):
     """The sender's fencing token: the epoch and incarnation in which it holds the dataset."""
     incarnation: _builtins.str
     sender: _builtins.str
+    @_builtins.property
+    def guids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of the snapshots that the sender has."""
+
     def __init__(
         self,
         *,
@@ -425,10 +537,11 @@ class ExpectRequest(_message.Message):
         epoch: _builtins.int = ...,
         incarnation: _builtins.str = ...,
         sender: _builtins.str = ...,
+        guids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "cluster", b"cluster", "dataset", b"dataset", "epoch", b"epoch", "incarnation", b"incarnation", "object", b"object", "sender", b"sender", "size", b"size", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "cluster", b"cluster", "dataset", b"dataset", "epoch", b"epoch", "guids", b"guids", "incarnation", b"incarnation", "object", b"object", "sender", b"sender", "size", b"size", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -490,6 +603,100 @@ class Copy(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Copy: _TypeAlias = Copy  # noqa: Y015
+
+@_typing.final
+class ExamineRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    GUID_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    uid: _builtins.str
+    guid: _builtins.str
+    """Of the snapshot: the same on every node that has it."""
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        uid: _builtins.str = ...,
+        guid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "guid", b"guid", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExamineRequest: _TypeAlias = ExamineRequest  # noqa: Y015
+
+@_typing.final
+class Examined(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
+    read: _builtins.int
+    """Bytes of content that were read, from the disk, up to here."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___Entry] | None = ...,
+        read: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "read", b"read"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Examined: _TypeAlias = Examined  # noqa: Y015
+
+@_typing.final
+class Entry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    GID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    MTIME_NS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    path: _builtins.bytes
+    """Relative to the dataset's root; it need not be UTF-8."""
+    mode: _builtins.int
+    """As lstat(2) has them; 0 for the size of a directory."""
+    uid: _builtins.int
+    gid: _builtins.int
+    size: _builtins.int
+    mtime_ns: _builtins.int
+    digest: _builtins.str
+    """Of extended attributes, and of content, the target of a link, or a device's number."""
+    error: _builtins.str
+    """Why it cannot be read; empty: it can."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.bytes = ...,
+        mode: _builtins.int = ...,
+        uid: _builtins.int = ...,
+        gid: _builtins.int = ...,
+        size: _builtins.int = ...,
+        mtime_ns: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "error", b"error", "gid", b"gid", "mode", b"mode", "mtime_ns", b"mtime_ns", "path", b"path", "size", b"size", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Entry: _TypeAlias = Entry  # noqa: Y015
 
 @_typing.final
 class PromiseRequest(_message.Message):
