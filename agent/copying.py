@@ -131,8 +131,9 @@ class _Copy:
             sending = sent.backend.send(sent.volume, snapshot, parent)
             full = sending.full
             self._show(replace(self.state, full=full))
+            both, about = sent.backend.both_ways, asdict(snapshot)
             size = (
-                await outgoing.send(sending.command, asdict(snapshot), deterministic=True, progress=self._note)
+                await outgoing.send(sending.command, about, deterministic=not both, both=both, progress=self._note)
             ).bytes
             there.add(snapshot.guid)
         done = Round(size, time.monotonic() - began, full)

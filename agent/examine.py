@@ -25,7 +25,7 @@ from drover.agent.config import Settings
 from drover.agent.config_errors import ConfigError
 from drover.agent.guard.settings import NOTHING, REBOOT
 from drover.agent.storage import loopdev, mounts
-from drover.agent.storage.base import Backend, StorageError
+from drover.agent.storage.base import Backend, Remarking, StorageError
 from drover.agent.tls import client_context
 from drover.agent.tokens import Nothing, volumes
 from drover.coordinator import direct
@@ -131,9 +131,10 @@ async def _backend(backend: Backend) -> BackendState:
         async with asyncio.timeout(_PATIENCE):
             wrong = await backend.health() or ""
             capacity = await backend.capacity()
+            remark = await backend.remark() if isinstance(backend, Remarking) else ""
     except (StorageError, OSError, TimeoutError) as error:
         return BackendState(wrong=str(error) or f"no answer within {_PATIENCE:g} s")
-    return BackendState(wrong=wrong, size=capacity.size, free=capacity.free)
+    return BackendState(wrong=wrong, remark=remark, size=capacity.size, free=capacity.free)
 
 
 def _held(lock: Path) -> bool:

@@ -159,7 +159,7 @@ AGE_LIMIT = Metric(
 USED = Metric(
     "drover_dataset_used_bytes",
     "gauge",
-    "Used in a dataset that is mounted here; btrfs without quotas: in its pool",
+    "Used in a dataset that is mounted here; btrfs, directory without quotas: in its pool",
     ("dataset",),
     "By",
 )

@@ -50,7 +50,7 @@ class Receiver:
                 async for round_ in incoming:
                     check = Check(*copies.arrived(volume, token, Snapshot(**round_.about)))
                     try:
-                        await round_.receive(copies.receive(volume), check)
+                        await round_.receive(copies.receive(volume), check, both=copies.both_ways)
                     except StorageError as error:
                         log.warning("%s from %s: %s", volume.dataset, sender, error)
                         await copies.discard(volume)

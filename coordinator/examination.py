@@ -69,9 +69,10 @@ class CgroupState(Record):
 
 
 class BackendState(Record):
-    """wrong: "" for nothing. size, free: bytes of its pool; None: not known."""
+    """wrong, remark: "" for nothing. size, free: bytes of its pool; None: not known."""
 
     wrong: str = ""
+    remark: str = ""
     size: int | None = None
     free: int | None = None
 

@@ -40,6 +40,11 @@ class NodeRecord(Record):
     grpc: str = ""
     """Where other agents reach its gRPC: `host:port`."""
     limits: dict[str, Limits] = Field(default_factory=dict)
+
+    def moments(self, backend: str) -> bool:
+        """Whether its copies of what is in use are of one moment each."""
+        return self.limits[backend].moments if backend in self.limits else True
+
     version: str = ""
     joined: str = ""
     leaving: bool = False
@@ -93,7 +98,16 @@ def refusal(spec: DatasetSpec, nodes: Iterable[NodeRecord]) -> str:
     """Why no node that offers the spec's back end can make the dataset; "" where one can, or none offers it."""
     offering = [node for node in nodes if spec.backend in node.backends]
     said = [node.limits[spec.backend].refuse(spec.size, spec.fs) for node in offering if spec.backend in node.limits]
-    return said[0] if said and len(said) == len(offering) and all(said) else ""
+    if said and len(said) == len(offering) and all(said):
+        return said[0]
+    if spec.max_data_loss and not any(node.moments(spec.backend) for node in offering):
+        return (
+            f"max_data_loss must be 0: back end {spec.backend} has no snapshots, and a copy of what is in use is of no "
+            "single moment, so that only a person can decide to go on from one; btrfs and zfs have snapshots"
+            if offering
+            else ""
+        )
+    return ""
 
 
 class LeaseRecord(Record):

@@ -118,11 +118,13 @@ class ProcessSpec(WorkloadSpec):
 
 class Limits(Record):
     """What a back end can make. fs: the file system where a spec names none. minimum: by file system, bytes. shared:
-    every node reaches the same data, so that there are no copies to keep on others."""
+    every node reaches the same data, so that there are no copies to keep on others. moments: a copy of what is in use
+    is of one moment; else nobody goes on from one without being told to."""
 
     fs: str
     minimum: dict[str, int]
     shared: bool = False
+    moments: bool = True
 
     def refuse(self, size: int, fs: str | None) -> str:
         """Why a dataset of so many bytes cannot be made with this file system; "" where it can."""

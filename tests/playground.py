@@ -68,7 +68,9 @@ class Playground:
         tls: bool = False,
         ipv6: bool = False,
         zfs: bool = False,
+        folders: bool = False,
     ) -> None:
+        self._folders = folders
         self.btrfs = btrfs
         self._zfs = zfs
         self.layout = Layout.of(directory)
@@ -84,6 +86,7 @@ class Playground:
             tls=self._tls,
             ipv6=self._ipv6,
             zfs=self._zfs,
+            folders=self._folders,
         )
         return self
 

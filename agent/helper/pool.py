@@ -29,7 +29,9 @@ PATIENCE = 0.15
 """Seconds without any helper coming back from its job, after which a job that waits has another one started. That takes
 as long and keeps a processor busy, so many short jobs rather queue; but those that hang must hold up no other."""
 
-PRELOADED = tuple(f"drover.agent.storage.{name}" for name in ("loopback_io", "btrfs_copies", "zfs_copies"))
+PRELOADED = tuple(
+    f"drover.agent.storage.{name}" for name in ("loopback_io", "btrfs_copies", "zfs_copies", "directory_io")
+)
 
 
 class Gate(Protocol):

@@ -299,6 +299,10 @@ class LocalCopies(Backend, Protocol):
     with it; `publish` takes no other. `create` makes the first one, `materialise` those of later epochs.
     """
 
+    both_ways: bool
+    """Whether the commands that send and receive talk to each other: what the one that receives writes to its standard
+    output is to be the other's standard input. Else sending makes the same bytes when it is run again."""
+
     async def materialise(self, volume: Volume, token: Token, base: str | None, written: int) -> str:
         """The working copy of this epoch, stamped and durable, before anything may be written: from the snapshot
         `base`; None: it is the one that is here, which must be of epoch `written` at least. One of an earlier epoch
@@ -386,6 +390,15 @@ class TellsChanges(Protocol):
     async def changed(self, volume: Volume, snapshot: Snapshot) -> int | None:
         """Bytes that a power cut now would leave in the working copy and that are not in its newest snapshot, which
         this is; 0: nothing has changed. None: it is not known how many. Raises StorageError."""
+        ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """A back end of which people should know something, though nothing is wrong."""
+
+    async def remark(self) -> str:
+        """For `drover doctor`; "" for nothing. Raises OSError."""
         ...
 
 

@@ -55,6 +55,7 @@ class BtrfsBackend:
     name: str = "btrfs"
     family: Family = Family.LOCAL_COPIES
     limits: Limits = Limits(fs="btrfs", minimum={"btrfs": 1 << 20})
+    both_ways: bool = False
 
     def __init__(self, settings: Mapping[str, Any], node: str, runner: Runner) -> None:
         """Raises ValueError with one line that names the key."""

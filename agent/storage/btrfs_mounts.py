@@ -34,7 +34,7 @@ def pool_mount(pool: str) -> tuple[str, str] | None:
 
 def of_pool(pool: str) -> dict[str, list[Mount]]:
     """Mounted working copies in this mount namespace, by uid. One look at the mount table."""
-    return _by_uid(mounts.table(), pool_mount(pool))
+    return by_uid(mounts.table(), pool_mount(pool))
 
 
 def elsewhere(pool: str) -> list[tuple[int, str, Mount]]:
@@ -42,10 +42,10 @@ def elsewhere(pool: str) -> list[tuple[int, str, Mount]]:
     if (where := pool_mount(pool)) is None:
         return []
     found = mounts.elsewhere(where[0])
-    return [(pid, uid, m) for pid, mount in found for uid, those in _by_uid([mount], where).items() for m in those]
+    return [(pid, uid, m) for pid, mount in found for uid, those in by_uid([mount], where).items() for m in those]
 
 
-def _by_uid(table: list[Mount], where: tuple[str, str] | None) -> dict[str, list[Mount]]:
+def by_uid(table: list[Mount], where: tuple[str, str] | None) -> dict[str, list[Mount]]:
     found: dict[str, list[Mount]] = {}
     for mount in table:
         directory, name = os.path.split(mount.root)
@@ -59,7 +59,7 @@ def _of_any_pool(table: list[Mount]) -> dict[str, list[Mount]]:
     """What was bound from a pool outlives it (umount -l): by what a working copy looks like."""
     found: dict[str, list[Mount]] = {}
     for pool in {(m.device, os.path.dirname(os.path.dirname(m.root))) for m in table if m.fs == "btrfs"}:
-        found |= _by_uid(table, pool)
+        found |= by_uid(table, pool)
     return found
 
 
@@ -109,7 +109,7 @@ def cut(pool: str) -> list[str]:
         with suppress(OSError):
             mounts.unmount_elsewhere(pid, mount.path, mounts.MNT_DETACH)
     table, where = mounts.table(), pool_mount(pool)
-    for uid, those in (_by_uid(table, where) if where else _of_any_pool(table)).items():
+    for uid, those in (by_uid(table, where) if where else _of_any_pool(table)).items():
         number = _number(those[-1].path)
         for mount in reversed(those):
             if not mounts.unmounted(mount):

@@ -31,7 +31,8 @@ from drover.agent.storage.snapshot_names import is_name, order
 from drover.coordinator.sizes import format_size
 
 _DATA = "data"
-_DIVERGED = re.compile(r"diverged-(\d+)(-\d+)?")
+UID = re.compile(r"[0-9a-f]{4,64}")
+DIVERGED = re.compile(r"diverged-(\d+)(-\d+)?")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def diverged(at: Place) -> list[Diverged]:
     with room(at):
         for name in os.listdir(at.directory) if os.path.isdir(at.directory) else ():
             path = os.path.join(at.directory, name)
-            if (known := _DIVERGED.fullmatch(name)) and (subvolume := btrfs_ioctl.info(path)) is not None:
+            if (known := DIVERGED.fullmatch(name)) and (subvolume := btrfs_ioctl.info(path)) is not None:
                 found.append(Diverged(int(known[1]), subvolume.uuid, path, btrfs_ioctl.exclusive(path)))
     return sorted(found, key=lambda one: (one.epoch, one.path))
 

@@ -160,6 +160,12 @@ def _namespace(pid: str) -> int:
     return 0
 
 
+def holders_by_mount(ids: Collection[int]) -> list[str]:
+    """As `holders`, of what lies on these mounts: for what shares its device with other things. Looks at each open file
+    of all processes."""
+    return [f"{_command(pid)} ({pid})" for pid in _pids() if pid != os.getpid() and _on_mount(pid, ids)]
+
+
 def below(device: str) -> list[str]:
     """Paths where something else is mounted inside this file system, in this mount namespace."""
     mounts = table()
@@ -235,6 +241,14 @@ def _holds(pid: int, device: str, ids: Collection[int]) -> bool:
     with suppress(OSError), open(f"/proc/{pid}/maps", errors="surrogateescape") as file:
         return any(mapped in line for line in file)
     return False
+
+
+def _on_mount(pid: int, ids: Collection[int]) -> bool:
+    names = ["cwd", "root", "exe"]
+    for inside in ("fd", "map_files"):
+        with suppress(OSError):
+            names += [f"{inside}/{name}" for name in os.listdir(f"/proc/{pid}/{inside}")]
+    return any(_mount_id(f"/proc/{pid}/{name}") in ids for name in names)
 
 
 def _command(pid: int) -> str:

@@ -27,7 +27,7 @@ class Traits:
     """What the suite must know. size, larger: bytes. too_small: bytes that `refuse` refuses for `fs`. grows_mounted:
     else `grow` says that it happens at the next publish. lose: make the volume's data vanish behind Drover's back.
     stored: a digest of all bytes that the storage holds of it now. file: where a path that a local copy names can be
-    read."""
+    read. enforced: sizes are, else `usage` is of what the volume shares."""
 
     size: int
     larger: int
@@ -37,6 +37,7 @@ class Traits:
     lose: Callable[[Volume], None]
     stored: Callable[[Volume], str]
     file: Callable[[str], Path] = Path
+    enforced: bool = True
 
 
 class Gate:

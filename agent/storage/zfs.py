@@ -58,6 +58,7 @@ class ZfsBackend:
     name: str = "zfs"
     family: Family = Family.LOCAL_COPIES
     limits: Limits = Limits(fs="zfs", minimum={"zfs": 1 << 20})
+    both_ways: bool = False
 
     def __init__(self, settings: Mapping[str, Any], node: str, runner: Runner) -> None:
         """Raises ValueError with one line that names the key."""

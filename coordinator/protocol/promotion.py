@@ -94,6 +94,8 @@ def _of(d: Dataset, node: str, cluster: Cluster) -> Promoted | None:
         return Promoted(word.guid, _having(d, node, word.guid), known)
     if copy is None or lost is None or lost > spec.max_data_loss or cluster.nodes[node].cordoned:
         return None
+    if not cluster.nodes[node].record.moments(spec.backend):
+        return None
     if spec.failover != "any" and node not in spec.failover:
         return None
     return Promoted(copy.guid, _having(d, node, copy.guid), lost)

@@ -101,6 +101,8 @@ class Copies:
 class SimCopies(SimBackend):
     """A `LocalCopies` on one machine."""
 
+    both_ways: bool = False
+
     def __init__(self, machine: Machine, guard: SimGuard) -> None:
         super().__init__(LOCAL, machine, guard)
         self.family = Family.LOCAL_COPIES

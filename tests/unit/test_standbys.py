@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from drover.coordinator.protocol.leaving import heir
 from drover.coordinator.protocol.placement import Claim, Nothing
 from drover.coordinator.protocol.standbys import choose
 from drover.coordinator.record import InvalidRecord
-from drover.coordinator.records import Accepted, Copies, Copy, Evidence, Fence, State
+from drover.coordinator.records import Accepted, Copies, Copy, Evidence, Fence, State, refusal
 from drover.coordinator.specs import DatasetSpec, Limits
 from drover.coordinator.txn import ModRevision
 from tests.unit.making import (
@@ -131,6 +132,17 @@ def test_a_loss_that_can_never_be_met_is_refused_in_the_spec() -> None:
 
 
 # Promotion.
+
+
+def test_of_copies_that_are_of_no_single_moment_nobody_goes_on_from_one_by_itself() -> None:
+    b = node("b")
+    limits = {name: it.model_copy(update={"moments": False}) for name, it in b.record.limits.items()}
+    plain = replace(b, record=b.record.model_copy(update={"limits": limits}))
+    d = local(spec=wanted(), copies=kept(b=copy(95)))
+    assert isinstance(decide("b", d, cluster("b", fences=died())), Claim)
+    assert isinstance(decide("b", d, cluster(plain, fences=died())), Nothing)
+    assert "max_data_loss must be 0" in refusal(wanted(), [plain.record])
+    assert refusal(wanted(max_data_loss=0), [plain.record]) == refusal(wanted(), [plain.record, b.record]) == ""
 
 
 def test_the_newest_copy_within_max_data_loss_is_promoted_and_the_transaction_compares_what_was_acknowledged() -> None:

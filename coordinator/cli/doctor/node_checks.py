@@ -40,6 +40,8 @@ def backends(it: Examination, picture: Picture | None) -> list[Finding]:
             found.append(judged("back ends", what, "Enlarge the pool, or remove datasets."))
         else:
             found.append(ok("back ends", f"{name} is well"))
+        if state.remark:
+            found.append(note("back ends", f"{name}: {state.remark}"))
     return found or [warning("back ends", "this node has none: it can own nothing", "[backends.NAME] in agent.toml")]
 
 

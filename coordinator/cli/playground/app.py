@@ -71,6 +71,7 @@ def up(
     ] = True,
     btrfs: Annotated[bool, typer.Option("--btrfs", help="Give each node a btrfs pool of its own.")] = False,
     zfs: Annotated[bool, typer.Option("--zfs", help="Give each node a ZFS pool of its own (zfs-fuse).")] = False,
+    folders: Annotated[bool, typer.Option("--directory", help="Give each node a folder for datasets.")] = False,
     docker: Annotated[bool, typer.Option("--docker", help="Run a Docker Engine on every node.")] = False,
     tls: Annotated[
         bool, typer.Option("--tls", help="All ports and etcd have certificates, of an authority in DIR/certificates.")
@@ -89,7 +90,7 @@ def up(
     with _explained():
         profile: Profile | None = timings.value if timings else None
         settings = bring_up(
-            layout, nodes, etcd, agents, profile, etcd_fast, reset, timeout, btrfs, docker, tls, ipv6, zfs
+            layout, nodes, etcd, agents, profile, etcd_fast, reset, timeout, btrfs, docker, tls, ipv6, zfs, folders
         )
     say(f"{layout.directory} is up: {settings.nodes} nodes, {settings.etcd} etcd, {settings.network}")
     say(f'For etcdctl and drover: eval "$(drover playground env {shlex.quote(str(directory))})"')

@@ -47,8 +47,9 @@ class Machine:
 @dataclass(frozen=True)
 class Settings:
     """`playground.json`: what the user asked for. subnet: three bytes with dots. complete: `up` came to its end.
-    lived: an `up` ever did, so that there may be data. btrfs, zfs: each node has such a pool of its own. docker: an
-    engine runs on every node. tls: all ports and etcd have certificates. ipv6: machines have addresses of IPv6 only.
+    lived: an `up` ever did, so that there may be data. btrfs, zfs, folders: each node has such a pool, or a folder, of
+    its own. docker: an engine runs on every node. tls: all ports and etcd have certificates. ipv6: machines have
+    addresses of IPv6 only.
 
     For tests: environment is added to that of every agent; etcd_port is where agents reach the etcd members, and can be
     that of a proxy in each member's network.
@@ -68,6 +69,7 @@ class Settings:
     tls: bool = False
     ipv6: bool = False
     zfs: bool = False
+    folders: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     etcd_port: int = CLIENT_PORT
 

@@ -249,6 +249,10 @@ def _agent_settings(place: Place) -> str:
     timings = f'timings = "{settings.timings}"\n' if settings.timings else ""
     pool = f'[backends.btrfs]\npool = "{place.layout.pool(place.machine)}"\n\n' if settings.btrfs else ""
     pool += zfs.settings() if settings.zfs else ""
+    if settings.folders:
+        folder = place.home / "folder"
+        folder.mkdir(exist_ok=True)
+        pool += f'[backends.directory]\nfolder = "{folder}"\n\n'
     docker = (
         f'\n[docker]\nsocket = "/run/docker/plugins/drover.sock"\nengine = "{engine.SOCKET}"\nbackend = "loopback"\n'
         'size = "320MiB"\n'

@@ -19,6 +19,7 @@ _PACKAGES = {
     "etcd": "etcd-server",
     "etcdctl": "etcd-client",
     "mkfs.btrfs": "btrfs-progs",
+    "rsync": "rsync",
     "dockerd": "docker.io",
     "iptables": "iptables",
     "busybox": "busybox-static",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def up(
     tls: bool = False,
     ipv6: bool = False,
     zfs: bool = False,
+    folders: bool = False,
 ) -> Settings:
     """Starts a playground and waits, at most `timeout` seconds, until etcd and every agent answer. What is left of an
     earlier life is removed first, data and logs stay; a failure leaves nothing running.
@@ -44,7 +46,7 @@ def up(
         raise Usage(f"a playground has 1 to {MAX_NODES} nodes, not {nodes}")
     if members not in (1, 3):
         raise Usage(f"a playground has 1 or 3 etcd members, not {members}")
-    _check_machine(layout, btrfs)
+    _check_machine(layout, {"mkfs.btrfs": btrfs, "rsync": folders})
     if docker:
         engine.check()
     if zfs:
@@ -65,6 +67,7 @@ def up(
             tls=tls,
             ipv6=ipv6,
             zfs=zfs,
+            folders=folders,
         )
         settings = _settings(layout, asked)
         layout.save(settings)
@@ -95,13 +98,13 @@ def is_up(layout: Layout, settings: Settings) -> bool:
     return settings.complete and layout.switch.exists()
 
 
-def _check_machine(layout: Layout, btrfs: bool) -> None:
+def _check_machine(layout: Layout, wanted: Mapping[str, bool]) -> None:
     if os.geteuid() != 0:
         raise NotPossible("a playground makes namespaces, mounts and cgroups: only root can", "Try it with sudo.")
     if reason := layout.refuse():
         raise Usage(reason, "Choose another directory.")
     cgroup.mount_point()
-    for tool in ("ip", "nft", "etcd", *(["mkfs.btrfs"] if btrfs else [])):
+    for tool in ("ip", "nft", "etcd", *(tool for tool, used in wanted.items() if used)):
         tools.find(tool)
 
 
