@@ -30,7 +30,8 @@ PATIENCE = 0.15
 as long and keeps a processor busy, so many short jobs rather queue; but those that hang must hold up no other."""
 
 PRELOADED = tuple(
-    f"drover.agent.storage.{name}" for name in ("loopback_io", "btrfs_copies", "zfs_copies", "directory_io")
+    f"drover.agent.storage.{name}"
+    for name in ("loopback_io", "btrfs_copies", "btrfs_named", "zfs_copies", "directory_io")
 )
 
 

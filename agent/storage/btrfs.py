@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from drover.agent.guard.ladder import Cut
-from drover.agent.storage import btrfs_ioctl, btrfs_mounts, btrfs_place, filesystems, mounts
+from drover.agent.storage import btrfs_ioctl, btrfs_mounts, btrfs_named, btrfs_place, filesystems, mounts
 from drover.agent.storage.base import (
     Away,
     Capacity,
@@ -38,6 +38,7 @@ from drover.agent.storage.base import (
 )
 from drover.agent.storage.btrfs_place import Place
 from drover.agent.storage.mounts import Mount
+from drover.agent.storage.named import Named
 from drover.agent.storage.sidecar import Sidecar
 from drover.agent.storage.snapshot_names import UID
 from drover.coordinator.specs import Limits
@@ -45,6 +46,7 @@ from drover.coordinator.specs import Limits
 log = logging.getLogger("drover.storage")
 
 _VERBS, _COPIES = "drover.agent.storage.btrfs_io", "drover.agent.storage.btrfs_copies"
+_NAMED = "drover.agent.storage.btrfs_named"
 _TIMEOUT = 300.0
 """Seconds that a verb may take in the helper: dirty pages of a whole pool to write."""
 
@@ -176,6 +178,25 @@ class BtrfsBackend:
         path = self._place(volume).snapshot(snapshot.name)
         with btrfs_place.spared(path):
             yield Path(path)
+
+    # Snapshots for users.
+
+    async def take(self, volume: Volume, token: Token, name: str) -> Named:
+        return Named(**await self._run(volume, f"{_NAMED}:take", token=asdict(token), name=name))
+
+    async def named(self, volume: Volume) -> Sequence[Named]:
+        return await asyncio.to_thread(btrfs_named.named, self._place(volume))
+
+    async def remove(self, volume: Volume, token: Token, name: str) -> None:
+        await self._run(volume, f"{_NAMED}:remove", token=asdict(token), name=name)
+
+    async def clone(self, volume: Volume, name: str, new: Volume, token: Token) -> str:
+        arguments = {"new": asdict(self._place(new)), "size": new.size, "token": asdict(token), "node": self._node}
+        await self._run(volume, f"{_NAMED}:clone", name=name, **arguments)
+        return new.uid
+
+    async def restore(self, volume: Volume, token: Token, name: str, kept: str) -> None:
+        await self._run(volume, f"{_NAMED}:restore", token=asdict(token), name=name, kept=kept)
 
     async def prune(self, volume: Volume, keep: Collection[str]) -> None:
         await self._run(volume, f"{_COPIES}:prune", keep=sorted(keep))

@@ -6,6 +6,7 @@
     <pool>/<uid>/snapshots/<name>.end/data  the working copy itself, as its epoch ended: read-only, and the last
     <pool>/<uid>/incoming/data              what is being received; removed before the next one comes
     <pool>/<uid>/next                       made of the newest snapshot: the working copy, should this node be the next
+    <pool>/<uid>/named/<name>/data          a snapshot that a user has asked for; read-only
     <pool>/<uid>/diverged-<epoch>           a working copy that a later epoch has left behind; only people delete it
 
 What has arrived, is whole and durable becomes a snapshot by renaming `incoming`: a read-only subvolume itself cannot be
@@ -70,6 +71,13 @@ class Place:
     @property
     def arriving(self) -> str:
         return os.path.join(self.incoming, _DATA)
+
+    @property
+    def named(self) -> str:
+        return os.path.join(self.directory, "named")
+
+    def named_snapshot(self, name: str) -> str:
+        return os.path.join(self.named, name, _DATA)
 
     def snapshot(self, name: str) -> str:
         return os.path.join(self.snapshots, name, _DATA)

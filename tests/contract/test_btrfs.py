@@ -16,6 +16,7 @@ from drover.agent.storage.base import NoRoom, NotBlank, Runner, TellsChanges, Vo
 from drover.agent.storage.btrfs import BtrfsBackend
 from drover.agent.storage.contract_carry import carry, copies, move
 from drover.agent.storage.contract_copies import CopiesContract, ReadableContract, carry, copies, move
+from drover.agent.storage.contract_named import NamedContract
 from drover.agent.storage.two_nodes import Traits, TwoNodes, two_nodes, write_synced
 
 MiB = 1 << 20
@@ -77,11 +78,16 @@ async def nodes(pools: Pools, tmp_path: Path) -> AsyncIterator[TwoNodes]:
 
 
 def _subvolumes(directory: Path) -> list[Path]:
-    found = (*directory.glob("*"), *directory.glob("incoming/*"), *directory.glob("snapshots/*/*"))
+    found = (
+        *directory.glob("*"),
+        *directory.glob("incoming/*"),
+        *directory.glob("snapshots/*/*"),
+        *directory.glob("named/*/*"),
+    )
     return [path for path in found if btrfs_ioctl.info(str(path))]
 
 
-class TestBtrfs(CopiesContract, ReadableContract):
+class TestBtrfs(CopiesContract, ReadableContract, NamedContract):
     async def test_a_volume_cannot_outgrow_its_size(self, nodes: TwoNodes) -> None:
         volume, token = await nodes.volume()
         await nodes.a.publish(volume, token)
