@@ -36,6 +36,7 @@ from drover.agent.receiving import Receiver
 from drover.agent.reporter import Reporter
 from drover.agent.runtimes import make_runtimes
 from drover.agent.sight import Sight
+from drover.agent.snapshots import Snapshots
 from drover.agent.standbys import Means, Standbys
 from drover.agent.storage.base import Backend, Family
 from drover.agent.storage.mounts import outsiders
@@ -322,7 +323,7 @@ class Agent:
 
     def _local_copies(
         self, member: Member, execute: Executor, wake: Callable[[str], None]
-    ) -> Sequence[Copier | Standbys | Caretaker]:
+    ) -> Sequence[Copier | Standbys | Caretaker | Snapshots]:
         """What sends them, and looks after them, in one incarnation."""
         if self._data_path is None or self._receiver is None:
             return ()
@@ -334,7 +335,7 @@ class Agent:
 
         copier = execute.copier = Copier(ask, self._data_path, changed, self._sight.ring)
         standbys = Standbys(Means(member, self._backends, ask, self._data_path, lambda: execute.copying))
-        return copier, standbys, Caretaker(member, self._backends, self._receiver)
+        return copier, standbys, Caretaker(member, self._backends, self._receiver), Snapshots(member, self._backends)
 
     @staticmethod
     async def _picture(member: Member) -> None:

@@ -39,7 +39,7 @@ class Kin(StrEnum):
 
 OPERATORS = (
     *(Kind.DATASETS, Kind.DESIRED, Kind.ASKED, Kind.WORKLOADS, Kind.CORDONS, Kind.PAUSE, Kind.FENCES, Kind.TRASH),
-    *(Kind.OWNERS, Kind.STATUS, Kind.DIVERGED),
+    *(Kind.OWNERS, Kind.STATUS, Kind.DIVERGED, Kind.SNAPSHOTS),
 )
 """What operators write; owners and status when they undelete. Nodes, heartbeats, leases, history are for agents."""
 

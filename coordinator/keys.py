@@ -33,6 +33,7 @@ class Kind(StrEnum):
     CORDONS = "cordons"
     PAUSE = "pause"
     HISTORY = "history"
+    SNAPSHOTS = "snapshots"
     STATUS = "status"
     TRASH = "trash"
 
@@ -124,6 +125,9 @@ class Keys:
 
     def copies(self, dataset: str) -> str:
         return self.of(Kind.COPIES, dataset)
+
+    def snapshot(self, dataset: str, name: str) -> str:
+        return self.of(Kind.SNAPSHOTS, f"{dataset}/{name}")
 
     def diverged(self, dataset: str, node: str) -> str:
         return self.of(Kind.DIVERGED, f"{dataset}/{node}")

@@ -236,6 +236,21 @@ class Diverged(Record):
     copies: tuple[DivergedCopy, ...]
 
 
+class UserSnapshot(Record):
+    """`snapshots/<d>/<s>`: a snapshot of a dataset that a user wants, `{}` at first; the rest is written by the node
+    that has taken it. uid: the dataset's; "": of the one that has the name. remove: it is not wanted any more; the node
+    that has it deletes the record when it is gone. taken: when, in UTC. size: bytes that only it takes; None: not
+    known. trouble: why it has not been taken, or removed."""
+
+    uid: str = ""
+    remove: bool = False
+    node: str = ""
+    guid: str = ""
+    taken: str = ""
+    size: int | None = None
+    trouble: str = ""
+
+
 class State(StrEnum):
     """How far a tenure got."""
 

@@ -18,7 +18,18 @@ from drover.coordinator.mirror import Mirror
 from drover.coordinator.protocol.dataset import Cluster, Dataset, Invalid, Node
 from drover.coordinator.protocol.placement import units
 from drover.coordinator.record import InvalidRecord, Record
-from drover.coordinator.records import Asked, Copies, Cordon, Diverged, Fence, NodeRecord, Pause, Status, Tenure
+from drover.coordinator.records import (
+    Asked,
+    Copies,
+    Cordon,
+    Diverged,
+    Fence,
+    NodeRecord,
+    Pause,
+    Status,
+    Tenure,
+    UserSnapshot,
+)
 from drover.coordinator.specs import DatasetSpec, WorkloadSpec
 from drover.coordinator.store import Change, Store
 from drover.coordinator.txn import Entry
@@ -34,6 +45,7 @@ _RECORDS: Mapping[Kind, Callable[[bytes], Record]] = {
     Kind.ASKED: Asked.decode,
     Kind.COPIES: Copies.decode,
     Kind.DIVERGED: Diverged.decode,
+    Kind.SNAPSHOTS: UserSnapshot.decode,
     Kind.PAUSE: Pause.decode,
 }
 _OF_DATASETS = frozenset({Kind.DATASETS, Kind.DESIRED, Kind.ASKED, Kind.OWNERS, Kind.LEASES, Kind.STATUS, Kind.COPIES})
@@ -134,7 +146,7 @@ class View:
                 self._datasets.pop(key.name, None)
                 if key.kind is not Kind.STATUS:
                     woken.add(key.name)
-            if key.kind is Kind.DIVERGED:
+            if key.kind in (Kind.DIVERGED, Kind.SNAPSHOTS):
                 woken.add(key.name.rpartition("/")[0])
             if key.kind in _OF_ALL:
                 self._cluster = None
@@ -219,6 +231,16 @@ class View:
         """What a node tells of what diverged there."""
         record = self._record(Kind.DIVERGED, f"{name}/{node}")
         return record if isinstance(record, Diverged) else None
+
+    def snapshots(self, name: str) -> Mapping[str, tuple[UserSnapshot, Entry]]:
+        """Those of a dataset that users want, by their names, with what etcd has."""
+        found = {}
+        for key, entry in self._entries[Kind.SNAPSHOTS].items():
+            dataset, _, snapshot = key.partition("/")
+            record = self._record(Kind.SNAPSHOTS, key)
+            if dataset == name and not name_error(snapshot) and isinstance(record, UserSnapshot):
+                found[snapshot] = (record, entry)
+        return found
 
     def members(self, name: str) -> frozenset[str]:
         """The names of the unit that a dataset belongs to."""

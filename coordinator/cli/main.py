@@ -53,6 +53,8 @@ VERBS = {
     "undelete": Verb(
         "Take a dataset out of the trash, under its old name or another one.", f"{_HERE}.undelete:undelete"
     ),
+    "snapshot": Verb("Take a snapshot of a dataset, while it is in use.", f"{_HERE}.snapshot:snapshot"),
+    "snapshots": Verb("The snapshots of datasets: list them, remove one.", f"{_HERE}.snapshot:app"),
     "resolve": Verb(
         "Decide which copy of a dataset counts, where copies have diverged or only an older one is left.",
         f"{_HERE}.resolve:resolve",

@@ -193,6 +193,18 @@ class CordonJson(TypedDict):
     cordoned: bool
 
 
+class SnapshotJson(TypedDict):
+    """`drover snapshot --json`, and each of `drover snapshots ls --json`"""
+
+    dataset: str
+    name: str
+    node: Annotated[str | None, "which has it; null: not taken yet"]
+    taken: Annotated[str | None, "when, in UTC"]
+    size: Annotated[int | None, "bytes that only it takes; null: not known"]
+    removing: Annotated[bool, "it is not wanted any more"]
+    trouble: Annotated[str | None, "why it has not been taken, or removed"]
+
+
 class DrainJson(TypedDict):
     """`drover drain --json`"""
 

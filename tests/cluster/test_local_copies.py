@@ -104,6 +104,27 @@ def test_from_a_to_b_and_back_and_on_to_c_nothing_is_lost_and_the_way_back_is_an
     assert all("the difference" in line for line in rounds)
 
 
+def test_a_snapshot_is_taken_while_the_writer_goes_on_and_stays_where_it_is_until_it_is_removed(
+    cluster: Cluster,
+) -> None:
+    data = cluster.dataset(on="node-a", **SPEC)
+    writer = cluster.writer(data)
+    writer.goes_on("node-a")
+    taken = cluster.drover("snapshot", data.name, "--name", "monday", "--json").stdout
+    assert json.loads(taken)["node"] == "node-a"
+    where = f"{cluster.playground.home('node-a')}/pool/{data.owner['uid']}/named/monday/data"
+    assert cluster.playground.exec("node-a", "ls", where).stdout
+    cluster.move(data, "node-b")
+    data.active_on("node-b")
+    writer.goes_on("node-b")
+    (told,) = json.loads(cluster.drover("snapshots", "ls", data.name, "--json").stdout)
+    assert (told["name"], told["node"], told["trouble"]) == ("monday", "node-a", None)
+    cluster.drover("snapshots", "rm", data.name, "monday")
+    assert json.loads(cluster.drover("snapshots", "ls", data.name, "--json").stdout) == []
+    assert "No such file" in cluster.playground.exec("node-a", "ls", where, check=False).stderr
+    writer.check()
+
+
 def test_what_was_moved_survives_a_power_cut_of_the_target_right_after_it(cluster: Cluster) -> None:
     data = cluster.dataset(on="node-a", **SPEC)
     writer = cluster.writer(data)
