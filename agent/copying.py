@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, replace
 
-from drover.agent.rounds import Copying, CutOver, Round, verdict
+from drover.agent.rounds import LATER, Copying, CutOver, Round, verdict
 from drover.agent.storage.base import LocalCopies, Snapshot, StorageError, Token, Volume
 from drover.agent.transfer.base import DataPath, Outgoing, Stream, Ticket
 
@@ -32,13 +32,14 @@ _LAST = 10.0
 
 @dataclass(frozen=True)
 class Sent:
-    """What is sent: a volume at a back end, by its holder, whose token this is. max_cutover: seconds. kept: guids of
+    """What is sent: a volume at a back end, by its holder, whose token this is. limits: max_cutover as
+    the spec has it now, seconds, and whether it is given up rather than to take longer. kept: guids of
     what other nodes have: these snapshots stay."""
 
     backend: LocalCopies
     volume: Volume
     token: Token
-    max_cutover: float
+    limits: Callable[[], tuple[float, bool]]
     kept: frozenset[str] = frozenset()
 
 
@@ -111,6 +112,8 @@ class _Copy:
             async with self._path.connect(stream, expected.ticket) as outgoing:
                 there = {one.guid for one in expected.snapshots}
                 while not isinstance(self.state.verdict, CutOver):
+                    if self.state.verdict.because:
+                        await asyncio.sleep(LATER)
                     await self._round(outgoing, there, last=False)
                 await sent.backend.presync(sent.volume)
                 self._changed()
@@ -145,7 +148,7 @@ class _Copy:
             self._tell(replace(self.state, rounds=rounds, base=snapshot.guid, sent=0))
         else:
             await sent.backend.prune(sent.volume, sent.kept | {one.guid for one in here[1 - KEPT :]})
-            found = verdict(rounds, sent.max_cutover)
+            found = verdict(rounds, *sent.limits())
             if isinstance(found, CutOver):
                 log.info("%s to %s: the last increment is next: %s", sent.volume.dataset, self.state.to, found.because)
             self._tell(replace(self.state, rounds=rounds, verdict=found, sent=0, full=False, trouble=""))

@@ -343,9 +343,15 @@ class Executor:
         backend, volume = self._at(d)
         if self.copier is None or not isinstance(backend, LocalCopies):
             raise StorageError(f"back end {backend.name} keeps no copies here: {d.name} cannot be sent to {to}")
-        limit = d.spec.max_cutover if isinstance(d.spec, DatasetSpec) else MAX_CUTOVER
+
+        def limits() -> tuple[float, bool]:
+            spec = self.member.view.dataset(d.name).spec
+            if not isinstance(spec, DatasetSpec):
+                return MAX_CUTOVER, False
+            return spec.max_cutover, spec.longer_cutover == "give up"
+
         kept = frozenset(copy.guid for copy in d.acknowledged.values())
-        self.copier.start(Sent(backend, volume, self._token(d), limit, kept), to)
+        self.copier.start(Sent(backend, volume, self._token(d), limits, kept), to)
 
     async def _destroy(self, d: Dataset) -> None:
         if d.tenure is None or d.tenure.state is not State.ACTIVE:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 SHRINKS = 0.7
 """A round that takes more than this share of the one before does not make the rest smaller."""
+LATER = 60.0
+"""Seconds after which a move that was given up as things are is looked at again."""
 MOST = 8
 """Rounds after which it is enough."""
 
@@ -25,7 +27,9 @@ class Round:
 
 @dataclass(frozen=True)
 class Again:
-    """Another round."""
+    """Another round. because: "" at once; else the move is given up as things are, and looked at again later."""
+
+    because: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,21 +63,27 @@ class Copying:
         """For people, beside where it goes."""
         if self.trouble:
             return f"copying failed and begins again: {self.trouble}"
+        if isinstance(self.verdict, Again) and self.verdict.because:
+            return (
+                f"given up for now, as longer_cutover says: {self.verdict.because}; it is tried again each minute; "
+                "allow a longer max_cutover, or longer_cutover: accept"
+            )
         if isinstance(self.verdict, Again):
             return "copying, while it is in use"
         return f"copying the last increment: {self.verdict.because}"
 
 
-def verdict(rounds: tuple[Round, ...], max_cutover: float) -> Verdict:
-    """max_cutover: seconds that the last increment may take."""
+def verdict(rounds: tuple[Round, ...], max_cutover: float, gives_up: bool = False) -> Verdict:
+    """max_cutover: seconds that the last increment may take. gives_up: rather than to let it take longer."""
     if not rounds or (len(rounds) == 1 and rounds[0].full):
         return Again()
     last = rounds[-1].seconds
     if last <= max_cutover:
         return CutOver(last, f"the rest takes {last * 1000:.0f} ms")
     longer = f"the rest takes {last * 1000:.0f} ms, more than {max_cutover * 1000:.0f} ms"
+    why = ""
     if len(rounds) >= MOST:
-        return CutOver(last, f"{longer}, after {len(rounds)} rounds")
-    if len(rounds) > 1 and last > SHRINKS * rounds[-2].seconds:
-        return CutOver(last, f"{longer}, and the last round made it no smaller")
-    return Again()
+        why = f"{longer}, after {len(rounds)} rounds"
+    elif len(rounds) > 1 and last > SHRINKS * rounds[-2].seconds:
+        why = f"{longer}, and the last round made it no smaller"
+    return CutOver(last, why) if why and not gives_up else Again(why)

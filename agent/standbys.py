@@ -197,7 +197,8 @@ class _Kept:
             raise _NotNow("this node does not own it at the moment")
         backend = self._means.backends[tenure.backend]
         assert isinstance(backend, LocalCopies)
-        return Sent(backend, volume, Token(member.cluster_id, tenure.uid, tenure.epoch, tenure.incarnation), 0.0)
+        token = Token(member.cluster_id, tenure.uid, tenure.epoch, tenure.incarnation)
+        return Sent(backend, volume, token, lambda: (0.0, False))
 
     async def _fresh(self, sent: Sent) -> _Taken:
         """One snapshot for all who want one at about the same time."""

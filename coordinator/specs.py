@@ -39,6 +39,9 @@ class DatasetSpec(UserRecord):
     """Local copies: seconds that the storage's part of a cut-over should take. Rounds of copying go on until it does,
     or until another one makes it no shorter."""
 
+    longer_cutover: Literal["accept", "give up"] = "accept"
+    """Where copying comes no closer to `max_cutover`: stop the workload for longer, or let it run where it is."""
+
     replicas: Annotated[int, Field(ge=0, le=8)] = 0
     """Local copies: so many other nodes keep one, besides the node that has the dataset."""
     replicate_every: Annotated[float, Field(ge=1, le=7 * 86400)] = 60.0

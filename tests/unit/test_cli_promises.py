@@ -172,7 +172,7 @@ def test_the_help_imports_no_client_and_no_records() -> None:
     assert ran.stderr.strip() == "[]"
 
 
-@pytest.mark.parametrize("verb", [verb for verb in main.VERBS if verb not in ("ca", "playground")])
+@pytest.mark.parametrize("verb", [verb for verb in main.VERBS if verb not in ("ca", "playground", "snapshots")])
 def test_the_summary_in_the_help_is_the_verbs_own(verb: str) -> None:
     callback = main.load(verb).callback
     assert callback is not None

@@ -44,3 +44,14 @@ def test_people_are_told_why_the_workload_is_stopped_now() -> None:
     assert Copying("b", 1, verdict=found).words == (
         "copying the last increment: the rest takes 500 ms, more than 200 ms, and the last round made it no smaller"
     )
+
+
+def test_where_it_gives_up_only_a_short_rest_ends_the_rounds_and_people_are_told_why() -> None:
+    rounds = (FULL, *increments(8.0, 7.0))
+    decided = verdict(rounds, LIMIT, gives_up=True)
+    assert isinstance(decided, Again)
+    words = Copying("b", 3, rounds, decided).words
+    assert "given up" in words
+    assert "7000 ms" in words
+    assert "longer_cutover: accept" in words
+    assert isinstance(verdict((*rounds, *increments(0.1)), LIMIT, gives_up=True), CutOver)
