@@ -220,6 +220,9 @@ class DockerRuntime:
             self._cgroups.unseal(_cgroup(name))
             if self._gate() is None:
                 raise NotAllowedNow(f"{name} is not started: this node may not write now")
+            # The ladder may have unmounted them. If it does so from here on, it has sealed the cgroup before.
+            if gone := [dataset for dataset in spec.datasets if not os.path.ismount(self._mounts / dataset)]:
+                raise NotAllowedNow(f"{name} is not started: dataset {gone[0]} is not mounted")
             self._engine.start(made)
             self._started(name, made)
         except BaseException as error:

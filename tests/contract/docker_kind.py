@@ -50,9 +50,15 @@ class Node:
         self.directory, self.cgroups = directory, Cgroups.find(f"drover-test-{os.getpid()}")
         self.data = directory / "mounts/pgdata"
         self.data.mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(self.data)], check=True)
+
         self.gates: list[bool] = [True]
         self.woken: asyncio.Queue[str] = asyncio.Queue()
         self.runtimes: list[DockerRuntime] = []
+
+    def unmount(self) -> None:
+        if os.path.ismount(self.data):
+            subprocess.run(["umount", str(self.data)], check=True)
 
     def gate(self) -> Deadline | None:
         return read_clock().plus(60) if (self.gates.pop(0) if len(self.gates) > 1 else self.gates[0]) else None
@@ -80,6 +86,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         runtime.close()
     for left in docker("ps", "-aq").split():
         docker("rm", "-f", left)
+    made.unmount()
     made.cgroups.remove(CONTAINERS)
     with suppress(FileNotFoundError):
         made.cgroups.root.rmdir()
@@ -178,6 +185,14 @@ async def test_with_a_closed_gate_nothing_is_started_and_nothing_is_left(node: N
     with pytest.raises(NotAllowedNow):
         await start(node, runtime)
     assert not await runtime.look()
+    assert docker("ps", "-q") == ""
+
+
+async def test_it_is_never_started_on_a_directory_where_its_data_is_not(node: Node, runtime: DockerRuntime) -> None:
+    await runtime.prepare("web", spec())
+    node.unmount()
+    with pytest.raises(NotAllowedNow, match="pgdata is not mounted"):
+        await start(node, runtime)
     assert docker("ps", "-q") == ""
 
 
