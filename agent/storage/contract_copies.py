@@ -27,6 +27,7 @@ from drover.agent.storage.base import (
     Snapshot,
     StorageError,
     Superseded,
+    Volume,
 )
 from drover.agent.storage.contract import MOMENTS, insist, newer
 from drover.agent.storage.contract_carry import carry, copies, move

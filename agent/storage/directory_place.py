@@ -25,9 +25,10 @@ from dataclasses import asdict, dataclass, replace
 
 from drover.agent.storage import btrfs_place
 from drover.agent.storage.base import Busy, Damaged, Diverged, Snapshot
-from drover.agent.storage.btrfs_place import DIVERGED, order, room
+from drover.agent.storage.btrfs_place import DIVERGED, room
 from drover.agent.storage.loopdev import until
 from drover.agent.storage.sidecar import sync_directory
+from drover.agent.storage.snapshot_names import order
 
 PATIENCE = 20.0
 """Seconds that a receive which was cut off may take to end."""

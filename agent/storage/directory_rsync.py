@@ -22,11 +22,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from drover.agent.storage.base import StorageError
-from drover.agent.storage.btrfs_place import order
 from drover.agent.storage.directory_io import make_tree
 from drover.agent.storage.directory_place import PAST, Place, State, alone
 from drover.agent.storage.filesystems import PATH
 from drover.agent.storage.sidecar import sync_directory
+from drover.agent.storage.snapshot_names import order
 
 _SERVER = ("--server", "-lHogDtpAXrxSe.iLsfxCIvu", "--delete", "--numeric-ids", ".")
 """What the other end runs for _CLIENT; after `e.`: what both ends can do, as rsync 3.2 and later."""

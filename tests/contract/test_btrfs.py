@@ -15,7 +15,7 @@ from drover.agent.storage import btrfs_ioctl, loopdev, mounts
 from drover.agent.storage.base import NoRoom, NotBlank, Runner, TellsChanges, Volume
 from drover.agent.storage.btrfs import BtrfsBackend
 from drover.agent.storage.contract_carry import carry, copies, move
-from drover.agent.storage.contract_copies import CopiesContract, ReadableContract, carry, copies, move
+from drover.agent.storage.contract_copies import CopiesContract, ReadableContract
 from drover.agent.storage.contract_named import NamedContract
 from drover.agent.storage.two_nodes import Traits, TwoNodes, two_nodes, write_synced
 

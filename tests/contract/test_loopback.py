@@ -240,7 +240,7 @@ class TestExt4(Contract):
             lambda: nodes.a.backend.create(volume, token),
             lambda: nodes.a.backend.destroy(volume, token),
         ):
-            with pytest.raises(Damaged, match="put the file back"):
+            with pytest.raises(Damaged, match="put it back"):
                 await verb()
         assert shared.image(volume).exists()
 

@@ -11,7 +11,8 @@ import pytest
 
 from drover.agent.storage import mounts
 from drover.agent.storage.base import NotBlank, Runner, Volume
-from drover.agent.storage.contract_copies import CopiesContract, carry, copies, move
+from drover.agent.storage.contract_carry import carry, copies, move
+from drover.agent.storage.contract_copies import CopiesContract
 from drover.agent.storage.loopdev import until
 from drover.agent.storage.two_nodes import Traits, TwoNodes, two_nodes, write_synced
 from drover.agent.storage.zfs import ZfsBackend
