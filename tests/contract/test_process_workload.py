@@ -548,13 +548,13 @@ from pathlib import Path
 from drover.agent.cgroups import Cgroups
 from drover.agent.workloads.process import ProcessRuntime
 from drover.coordinator.clock import read_clock
-from drover.coordinator.specs import ProcessSpec, WorkloadSpec
+from drover.coordinator.specs import ProcessSpec
 
 async def main(root, directory, spec):
     directory = Path(directory)
     runtime = ProcessRuntime(Cgroups(Path(root)), directory / "run", directory / "log", directory / "mounts",
                              lambda: read_clock().plus(60))
-    await runtime.start("web", WorkloadSpec.decode(spec.encode()), {"pgdata": directory / "mounts" / "pgdata"})
+    await runtime.start("web", ProcessSpec.decode(spec.encode()), {"pgdata": directory / "mounts" / "pgdata"})
     print("started", flush=True)
     await asyncio.sleep(600)
 
