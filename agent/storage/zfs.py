@@ -3,7 +3,7 @@
 Settings, [backends.zfs]: `root` (a ZFS file system that is this node's own, `tank/drover`; see zfs_place.py), and
 `programs` (absolute; the directory of zfs and zpool where they are not where programs are).
 
-OpenZFS 2 and zfs-fuse 0.7; what one of them lacks is found by running it.
+Its suite runs on zfs-fuse 0.7, not on OpenZFS 2 yet; what a release lacks is found by running it.
 """
 
 from __future__ import annotations

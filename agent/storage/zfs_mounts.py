@@ -74,9 +74,8 @@ def _who(mount: Mount) -> str:
 
 
 def cut(root: str, programs: str) -> list[str]:
-    """The last means: no working copy below this root is mounted any more, and all are read-only, which also stops who
-    holds one that was unmounted lazily (OpenZFS; zfs-fuse lets files that are open be written). Returns a line for each
-    that is not certain.
+    """The last means: no working copy below this root is mounted any more, and all are read-only. zfs-fuse lets files
+    be written that are open in something unmounted lazily. Returns a line for each that is not certain.
 
     Nobody else can write to this node's copies, so it is enough that whoever wrote here has stopped: the ladder has
     killed them before, and who still holds one is named.
