@@ -49,7 +49,12 @@ class _Round:
         self.result: asyncio.Future[Received] = loop.create_future()
 
     async def receive(
-        self, argv: Sequence[str], check: Check, *, progress: Callable[[int], None] | None = None
+        self,
+        argv: Sequence[str],
+        check: Check,
+        *,
+        both: bool = False,
+        progress: Callable[[int], None] | None = None,
     ) -> Received:
         to = self._to
         try:
@@ -135,6 +140,7 @@ class SimOutgoing:
         about: Mapping[str, Any] | None = None,
         *,
         deterministic: bool = False,
+        both: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> Sent:
         round_ = _Round(about or {}, self._to)
