@@ -28,9 +28,10 @@ from drover.agent.storage.filesystems import PATH
 from drover.agent.storage.sidecar import sync_directory
 from drover.agent.storage.snapshot_names import order
 
-_SERVER = ("--server", "-lHogDtpAXrxSe.iLsfxCIvu", "--delete", "--numeric-ids", ".")
-"""What the other end runs for _CLIENT; after `e.`: what both ends can do, as rsync 3.2 and later."""
-_CLIENT = ("-aHAXSx", "--numeric-ids", "--delete")
+_SERVER = ("--server", "-lHogDtpAXrxSe.iLsfxCIvu", "--delete", "--numeric-ids", "--modify-window=-1", ".")
+"""What the other end runs for _CLIENT; after `e.`: what both ends can do, as rsync 3.2 and later. A modify window of -1
+compares times to the nanosecond (rsync(1)): else what was made there in the same second keeps its own time."""
+_CLIENT = ("-aHAXSx", "--numeric-ids", "--delete", "--modify-window=-1")
 _BRIDGE = "sh -c 'exec 5<&0; cat <&5 >&4 3<&- 5<&- & exec cat <&3 4>&- 5<&-' -"
 """In place of a remote shell: rsync's own ends to the descriptors 4 and 3."""
 _SLACK = 2.0

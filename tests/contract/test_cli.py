@@ -157,7 +157,7 @@ def test_wait_follows_a_move_to_its_end(shell: Shell) -> None:
     shell.owned("notes", "node-b", 4)
     shell.says("notes", "node-b", 4, Phase.ACTIVE, cutover_ms=58)
     read_until(process.stdout, "active on node-b, epoch 4, cut-over 58 ms")
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=30) == 0
 
 
 def test_wait_ends_with_6_at_its_limit(shell: Shell) -> None:
@@ -172,7 +172,7 @@ def test_ctrl_c_ends_the_watching_with_130_and_leaves_the_wish(shell: Shell) -> 
     process = shell.start("move", "notes", "node-b", "--wait")
     read_until(process.stdout, "notes → node-b")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "stopped watching. The move of notes to node-b goes on." in err
     assert shell.get(shell.keys.desired("notes")) == "node-b"
@@ -228,7 +228,7 @@ def test_ctrl_c_in_a_drain_stops_watching_and_says_what_goes_on_and_what_was_not
     while not shell.get(shell.keys.desired("mail")):
         assert time.monotonic() < deadline
     draining.send_signal(signal.SIGINT)
-    _, err = draining.communicate(timeout=10)
+    _, err = draining.communicate(timeout=30)
     assert draining.returncode == 130
     assert "0 moved; mail moves on by itself; notes was not begun." in err
     assert shell.get(shell.keys.desired("mail")) == "node-b"
@@ -247,6 +247,6 @@ def test_events_follows_what_happens_and_goes_on_over_a_compaction(shell: Shell)
     shell.etcdctl("del", shell.keys.cordon("node-b"))
     assert json.loads(read_until(watching.stdout, "node-b"))["kind"] == "uncordon"
     watching.send_signal(signal.SIGINT)
-    _, err = watching.communicate(timeout=10)
+    _, err = watching.communicate(timeout=30)
     assert watching.returncode == 130
     assert "stopped watching" in err
