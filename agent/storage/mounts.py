@@ -148,9 +148,29 @@ def outsiders(paths: Sequence[Path], ours: Callable[[int], bool]) -> list[str]:
     """`name (pid)` of each process that uses what is mounted there, is not ours, and sees the machine as we do or as
     its init does: it is in no container. Takes as long as the storage takes to answer."""
     views = {_namespace("thread-self"), _namespace("1")}
-    devices = [f"{os.major(number)}:{os.minor(number)}" for number in (os.stat(path).st_dev for path in paths)]
+    devices, ids = set(), set[int]()
+    for path in paths:
+        number = os.stat(path).st_dev
+        device = f"{os.major(number)}:{os.minor(number)}"
+        if shared := _shared(path, device):
+            ids |= shared
+        else:
+            devices.add(device)
     pids = [pid for pid in _pids() if _namespace(str(pid)) in views and not ours(pid)]
-    return [f"{_command(pid)} ({pid})" for pid in pids if any(_holds(pid, device, ()) for device in devices)]
+    holding = [
+        pid for pid in pids if any(_holds(pid, device, ()) for device in devices) or (ids and _on_mount(pid, ids))
+    ]
+    return [f"{_command(pid)} ({pid})" for pid in holding]
+
+
+def _shared(path: Path, device: str) -> set[int]:
+    """Where only a part of a file system is mounted at `path`, and others use the rest: the mounts of that part, here
+    and in the namespace of the machine's init. Else nothing."""
+    here = [mount for mount in table() if mount.device == device]
+    part = next((mount.root for mount in reversed(here) if mount.path == str(path)), None)
+    if part is None or all(mount.root == part for mount in here):
+        return set()
+    return {mount.id for mount in (*here, *table(1)) if (mount.device, mount.root) == (device, part)}
 
 
 def _namespace(pid: str) -> int:
