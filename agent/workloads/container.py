@@ -38,7 +38,7 @@ def refusal(spec: ContainerSpec, allowed: Allowed) -> str:
     ):
         return f"it wants capability {lacking[0]}, and {where} capabilities) do not allow that"
     for one in spec.volumes:
-        if one.bind and not _below(one.source, allowed.binds):
+        if one.bind and not below(one.source, allowed.binds):
             return f"it wants directory {one.source} of the node, and {where} binds) do not allow that"
     return ""
 
@@ -47,7 +47,7 @@ def _capability(name: str) -> str:
     return name.upper().removeprefix("CAP_")
 
 
-def _below(path: str, directories: Sequence[str]) -> bool:
+def below(path: str, directories: Sequence[str]) -> bool:
     asked = PurePosixPath(path)
     return ".." not in asked.parts and any(asked.is_relative_to(directory) for directory in directories)
 

@@ -28,7 +28,7 @@ import aiohttp
 from drover.agent.cgroup_wait import wait_empty
 from drover.agent.cgroups import CONTAINERS, CgroupError, Cgroups, NotEmpty, Watch
 from drover.agent.workloads.base import Absent, Condition, Exited, NotAllowedNow, Running, WorkloadError, fingerprint
-from drover.agent.workloads.container import Allowed, config, refusal
+from drover.agent.workloads.container import Allowed, below, config, refusal
 from drover.agent.workloads.engine import FINGERPRINT, LABEL, Engine
 from drover.agent.workloads.launch import Gate
 from drover.agent.workloads.notes import now, read, whole, write
@@ -91,7 +91,10 @@ class DockerRuntime:
         async with self._locks[name]:
             if isinstance(await asyncio.to_thread(self._look_at, name), Absent):
                 self._prepared.add(name)
-                await whole(self._make_ready, name, _own(spec))
+                try:
+                    await whole(self._make_ready, name, _own(spec))
+                except (OSError, CgroupError) as error:
+                    raise WorkloadError(f"cannot get {name} ready: {error}") from error
 
     async def unprepare(self, name: str) -> None:
         self._prepared.discard(name)
@@ -130,7 +133,7 @@ class DockerRuntime:
                 self._wake(name)
 
     def kill(self, names: Sequence[str]) -> list[str]:
-        return self._end([name for name in names if not name_error(name)], LADDER)
+        return self._end([name for name in names if not name_error(name)], LADDER, sealed=True)
 
     def kill_all(self) -> list[str]:
         return self.kill(self._cgroups.names(CONTAINERS))
@@ -191,6 +194,17 @@ class DockerRuntime:
                 return str(found["Id"])
             self._engine.remove(found["Id"])
         self._engine.ensure_image(spec.image)
+        targets = (*(one.target for one in spec.volumes), *(one.partition(":")[0] for one in spec.tmpfs))
+        covered = {os.path.normpath(path) for path in targets}
+        if lost := [path for path in self._engine.volumes(spec.image) if os.path.normpath(path) not in covered]:
+            raise WorkloadError(
+                f"image {spec.image} keeps data in {lost[0]}, which would be lost when the container moves or ends: "
+                "put a volume or tmpfs there"
+            )
+        allowed = [os.path.realpath(path) for path in self._allowed.binds]
+        for one in spec.volumes:
+            if one.bind and not below(os.path.realpath(one.source), allowed):
+                raise WorkloadError(f"{one.source} leads out of the directories that this node allows (binds)")
         for network in spec.networks:
             self._engine.ensure_network(network)
         if self._engine.systemd:
@@ -226,7 +240,7 @@ class DockerRuntime:
             self._engine.start(made)
             self._started(name, made)
         except BaseException as error:
-            self._end([name], KILLED_WITHIN)
+            self._end([name], KILLED_WITHIN, sealed=True)
             if isinstance(error, OSError | CgroupError):
                 raise WorkloadError(f"cannot start {name}: {error}") from error
             raise
@@ -263,8 +277,9 @@ class DockerRuntime:
                     os.close(descriptor)
         return self._cgroups.populated(_cgroup(name))
 
-    def _end(self, names: Sequence[str], timeout: float) -> list[str]:
-        """Kills all at once and forgets them; returns those of which something is left."""
+    def _end(self, names: Sequence[str], timeout: float, sealed: bool = False) -> list[str]:
+        """Kills all at once and forgets them; returns those of which something is left. sealed: their cgroups stay, so
+        that an engine which was told to start one cannot do so any more, however late it is."""
         paths = {_cgroup(name): name for name in names}
         for path in paths:
             self._cgroups.seal(path)
@@ -272,7 +287,8 @@ class DockerRuntime:
         for name in names:
             if name not in left:
                 try:
-                    self._cgroups.remove(_cgroup(name))
+                    if not sealed:
+                        self._cgroups.remove(_cgroup(name))
                 except NotEmpty:
                     left.add(name)
                 else:
@@ -320,8 +336,8 @@ class DockerRuntime:
 
     async def _remove_left_over(self, one: Mapping[str, Any]) -> None:
         name = str(one["Labels"].get(LABEL, ""))
-        if name_error(name):
-            return
+        if name_error(name) or f"/{name}" not in (one.get("Names") or ()):
+            return  # somebody's own, of an image that was made from one of ours
         async with self._locks[name]:
             known = await asyncio.to_thread(read, self._directory / name / "container") or {}
             # The engine calls it running for a while after its end; one that was started by hand is not ended here.

@@ -104,9 +104,14 @@ class Engine:
         except WorkloadError as error:
             raise NoImage(f"image {image} is not on this node, and {error}") from error
 
+    def volumes(self, image: str) -> list[str]:
+        """Where it says that it keeps data: a container gets an anonymous volume there, if nothing else."""
+        with self._explained(f"look at image {image}"):
+            return sorted((self._api.inspect_image(image).get("Config") or {}).get("Volumes") or ())
+
     def ensure_network(self, name: str) -> None:
         with self._explained(f"make network {name}"):
-            if not self._api.networks(names=[name]):
+            if all(found["Name"] != name for found in self._api.networks(names=[name])):
                 self._api.create_network(name, driver="bridge", labels={LABEL: ""}, check_duplicate=True)
 
     def create(self, config: Mapping[str, Any], name: str) -> str:

@@ -260,3 +260,34 @@ async def test_its_networks_are_made_and_shared_with_the_others_on_them(node: No
     there = "{{range .Containers}}{{.Name}} {{end}}"
     assert sorted(docker("network", "inspect", "--format", there, "back").split()) == ["shop", "web"]
     assert docker("network", "inspect", "--format", there, "other").split() == ["web"]
+
+
+async def test_an_image_that_keeps_data_where_no_volume_is_is_refused_as_it_would_be_lost(
+    node: Node, runtime: DockerRuntime
+) -> None:
+    base = docker("create", "busybox", "true")
+    docker("commit", "--change", "VOLUME /data/below", base, "keeps")
+    docker("rm", base)
+    with pytest.raises(WorkloadError, match=r"/data/below, which would be lost .*: put a volume or tmpfs there"):
+        await start(node, runtime, spec(image="keeps"))
+    await start(node, runtime, spec(image="keeps", tmpfs=["/data/below"]))
+    assert isinstance((await runtime.look())["web"], Running)
+
+
+async def test_a_container_of_somebody_elses_with_our_label_is_left_alone(node: Node, runtime: DockerRuntime) -> None:
+    theirs = docker("run", "-d", "--name", "debug", "--label", "drover.workload=web", "busybox", "sleep", "600")
+    running = asyncio.create_task(runtime.run())
+    try:
+        await start(node, runtime)
+        await runtime.stop("web", 0.0)
+        await until(lambda: "web" not in docker("ps", "-a", "--format", "{{.Names}}").split())
+    finally:
+        running.cancel()
+    assert docker("inspect", "-f", "{{.State.Running}}", theirs) == "true"
+
+
+async def test_what_was_killed_cannot_be_started_by_an_engine_that_is_late(node: Node, runtime: DockerRuntime) -> None:
+    await start(node, runtime)
+    assert not runtime.kill_all()
+    with pytest.raises(subprocess.CalledProcessError):
+        docker("start", "web")
