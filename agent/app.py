@@ -21,6 +21,7 @@ from drover.agent.copying import Copier
 from drover.agent.describe import guard_settings, node_record
 from drover.agent.execute import Executor
 from drover.agent.export import close, exports
+from drover.agent.gatekeeper import Gatekeeper
 from drover.agent.guard.client import Guard
 from drover.agent.halt import until_decided
 from drover.agent.helper.pool import HelperPool
@@ -55,19 +56,14 @@ from drover.coordinator.keys import Keys
 from drover.coordinator.mark import MARK, MarkFile
 from drover.coordinator.member import Lost, Member
 from drover.coordinator.promising import Ask, Promises
-from drover.coordinator.protocol.clock import Deadline, Instant
+from drover.coordinator.protocol.clock import Deadline
 from drover.coordinator.protocol.session import Loss
-from drover.coordinator.records import Fence
 from drover.coordinator.store import OtherEtcd, WentBack
 
 log = logging.getLogger(__name__)
 
 _AGAIN = 0.5
-_OPENS = 0.25
-"""Seconds that the guard is given to open the gate before it is asked again."""
-_CLIMBS = 3.0
-"""Seconds that the ladder may take before it is said what is left."""
-
+"""Seconds before it is looked again at what does not end."""
 
 E = TypeVar("E", bound=Exception)
 
@@ -92,9 +88,7 @@ class Agent:
         self._sight = Sight(settings.node)
         self._member: Member | None = None
         self._workers: Workers | None = None
-        self._guard: Guard | None = None
-        self._turned = asyncio.Event()
-        """The session has begun, lapsed or ended."""
+        self._gatekeeper: Gatekeeper | None = None
         self._marks = MarkFile(settings.state_dir / MARK)
         self._backends: Mapping[str, Backend] = {}
         self._data_path: TcpDataPath | None = None
@@ -125,12 +119,14 @@ class Agent:
             self._cgroups.make("agent")
             if not self._systemd.started_us:  # a unit's process stays in the cgroup that its journal and limits go by
                 self._cgroups.enter("agent")
-            guard = self._guard = self._sight.guard = stack.enter_context(Guard(settings.run_dir))
+            guard = self._sight.guard = stack.enter_context(Guard(settings.run_dir))
             helpers = await stack.enter_async_context(HelperPool(self._cgroups, guard, left_over=True))
             self._backends = make_backends(settings, helpers)
             self._runtimes = make_runtimes(settings, self._cgroups, self.gate)
             for runtime in self._runtimes.values():
                 stack.callback(runtime.close)
+            timings, ring = settings.timings, self._sight.ring
+            gatekeeper = self._gatekeeper = Gatekeeper(guard, self._runtimes, timings, self._telemetry, ring)
             await guard.start(guard_settings(settings, self._cgroups.root, self._backends))
             watch_expiry(settings, self._telemetry)
             receiver = self._receiver = Receiver(lambda: self._member, self._backends, lambda: self._data_path)
@@ -150,13 +146,13 @@ class Agent:
                     self._sight.speeds = lambda: meter.speeds
                     self._data_path = stack.enter_context(data_path(settings, helpers, meter))
                     group.create_task(self._data_path.run())
-                group.create_task(self._systemd.keep(self._sight, settings.timings.d_soft))
-                group.create_task(guard.keep(self._turned.set))
+                group.create_task(self._systemd.keep(self._sight, timings.d_soft))
+                group.create_task(guard.keep(gatekeeper.turned))
                 group.create_task(examine(self._backends, self._sight))
-                living = group.create_task(self._live(guard, helpers))
-                group.create_task(self._leave_if_asked(living))
+                living = group.create_task(self._live(guard, gatekeeper, helpers))
+                group.create_task(self._leave_if_asked(living, gatekeeper))
 
-    async def _leave_if_asked(self, living: asyncio.Task[None]) -> None:
+    async def _leave_if_asked(self, living: asyncio.Task[None], gatekeeper: Gatekeeper) -> None:
         """This machine shuts down: whatever is left of the time is for ending in good order."""
 
         async def end() -> None:
@@ -180,27 +176,27 @@ class Agent:
                 parted=lambda: self._workers is not None and self._workers.parted,
                 settled=settled,
                 end=end,
-                left_over=self._left_over,
+                left_over=gatekeeper.left_over,
                 etcd=self._etcd,
             )
         )
 
     def gate(self) -> Deadline | None:
-        return self._member.gate() if self._member and self.gate_is_open() else None
+        return self._gatekeeper.gate(self._member) if self._gatekeeper else None
 
-    async def _live(self, guard: Guard, helpers: HelperPool) -> None:
+    async def _live(self, guard: Guard, gatekeeper: Gatekeeper, helpers: HelperPool) -> None:
         while True:
             try:
                 async with self._etcd() as store, asyncio.TaskGroup() as group:
                     following = group.create_task(store.follow_files())
                     try:
-                        await self._live_on(store, guard, helpers)
+                        await self._live_on(store, guard, gatekeeper, helpers)
                     finally:
                         following.cancel()
             except* WentBack as reasons:
-                await self._halt(first(reasons))
+                await self._halt(first(reasons), gatekeeper)
 
-    async def _live_on(self, store: Etcd, guard: Guard, helpers: HelperPool) -> None:
+    async def _live_on(self, store: Etcd, guard: Guard, gatekeeper: Gatekeeper, helpers: HelperPool) -> None:
         """One incarnation after the other. Raises WentBack."""
         while True:
             joining = Joining(
@@ -209,7 +205,7 @@ class Agent:
                 self._applicant(guard),
                 self._settings.run_dir / "session.json",
                 read_clock,
-                self._left_over,
+                gatekeeper.left_over,
                 self._marks,
                 self._name.hold,
             )
@@ -220,7 +216,7 @@ class Agent:
                 node_record(self._settings, self._backends),
                 self._settings.timings,
                 self._settings.run_dir / "session.json",
-                self,
+                gatekeeper,
                 compacts=self._settings.compact == "auto",
                 promised=self._promises(),
             )
@@ -228,13 +224,13 @@ class Agent:
                 async with asyncio.TaskGroup() as group:
                     marking = group.create_task(self._marks.keep(lambda: store.revision))
                     try:
-                        await self._live_once(member, guard, helpers)
+                        await self._live_once(member, gatekeeper, helpers)
                     finally:
                         marking.cancel()
             except* Lost as lost:
-                await self._after(first(lost))
+                await self._after(first(lost), gatekeeper)
 
-    async def _halt(self, error: WentBack) -> None:
+    async def _halt(self, error: WentBack, gatekeeper: Gatekeeper) -> None:
         """Everything here stops, and nothing is done until somebody has decided which etcd is the truth."""
         log.error("halted: %s", error)
         self._member = None
@@ -245,7 +241,7 @@ class Agent:
                 self._marks.broken(str(error))
             except OSError as why:
                 log.error("a restart of this agent may not know that etcd went back: %s", why)
-        while left := await self._left_over():
+        while left := await gatekeeper.left_over():
             log.error("halted, but not stopped yet: %s", "; ".join(left))
             await asyncio.sleep(_AGAIN)
         log.warning("halted, and nothing here writes")
@@ -253,11 +249,11 @@ class Agent:
         self._sight.halted = ""
         self._sight.ring()
 
-    async def _after(self, lost: Lost) -> None:
+    async def _after(self, lost: Lost, gatekeeper: Gatekeeper) -> None:
         """The incarnation is dead to the cluster: nothing of it may be left before the node joins again."""
         self._sight.ended = True
         self._sight.ring()
-        while await self._left_over():
+        while await gatekeeper.left_over():
             await asyncio.sleep(_AGAIN)
         self._telemetry.session_lost(lost.ended.loss)
         if lost.ended.loss is Loss.STRANGER:
@@ -265,7 +261,7 @@ class Agent:
                 f"{lost.ended.detail}. Everything here was stopped. Give one of the two another name"
             ) from None
 
-    async def _live_once(self, member: Member, guard: Guard, helpers: HelperPool) -> None:
+    async def _live_once(self, member: Member, gatekeeper: Gatekeeper, helpers: HelperPool) -> None:
         self._member = member
         ignored = IgnoredInput(member.view, member.node, self._telemetry)
         reporter = self._reporter = Reporter(member, lambda dataset: self._told(ignored, dataset))
@@ -305,7 +301,7 @@ class Agent:
         self._sight.show(member, reporter, local)
         async with asyncio.TaskGroup() as group:
             group.create_task(member.run())
-            group.create_task(self._keep_gate(member, guard, local, workers))
+            group.create_task(gatekeeper.keep(member, lambda: workers.wake(None), local.forget_all))
             await self._picture(member)
             group.create_task(reporter.run())
             group.create_task(ignored.run())
@@ -345,82 +341,9 @@ class Agent:
                 return await member.view.ready(10.0)
             log.warning("waiting for etcd: it does not show what this cluster has")
 
-    # The gate.
-
-    async def _keep_gate(self, member: Member, guard: Guard, local: Local, workers: Workers) -> None:
-        """Open while this node is entitled to write; once closed, by whomever, not before nothing is left. Looks when
-        the session turns and, as long as the gate is closed, whenever the guard is looked at."""
-        while True:
-            if member.life and not member.live:
-                left = await self._stopped(guard)
-                local.forget_all()
-                if not member.entitled:
-                    member.ladder_done(not left)
-                elif not left:
-                    guard.ask_open()
-                    if await guard.opened(_OPENS):
-                        log.info("gate open")
-                        workers.wake(None)
-                        self._sight.ring()
-            await self._turned.wait()
-            self._turned.clear()
-
-    async def _left_over(self) -> list[str]:
-        assert self._guard is not None
-        self._guard.close()
-        return await self._stopped(self._guard)
-
-    async def _stopped(self, guard: Guard) -> list[str]:
-        """What is left of all that wrote here. What the guard has killed did not end by itself, and is forgotten."""
-        if not (left := await guard.stopped(_CLIMBS)):
-            for runtime in self._runtimes.values():
-                left += await asyncio.to_thread(runtime.kill_all)
-        return left
-
-    # Listener of the member.
-
-    def may_beat(self) -> bool:
-        answers = self._guard is not None and self._guard.answers
-        if not answers:
-            log.error("no heartbeat is sent: the guard does not answer")
-        return answers
-
-    def deadline_counts_from(self, sent: Instant, longer: float) -> None:
-        if self._guard is not None:
-            timings = self._settings.timings
-            self._guard.extend(sent, timings.d_soft + longer, timings.d_io + longer)
-
-    def goes_on_from(self, since: Instant) -> None:
-        if self._guard is not None:
-            self._guard.stay(since, self._settings.timings.d_soft, self._settings.timings.d_io)
-
-    def gate_is_open(self) -> bool:
-        return self._guard is not None and self._guard.round is not None
-
-    def gate_closed(self, reason: str) -> None:
-        if self._guard is not None:
-            self._guard.close()
-        self._turned.set()
-        self._telemetry.session_lost("deadline")
-        self._sight.ring()
-
-    def gate_opened(self) -> None:
-        self._turned.set()
-
-    def heartbeat(self, outcome: str, seconds: float) -> None:
-        self._telemetry.heartbeat("ok" if outcome == "answered" else "failed", seconds)
-
-    def fenced(self, fence: Fence, asked: float) -> None:
-        self._telemetry.fenced(fence, asked)
-
-    def watch_lag(self, seconds: float) -> None:
-        self._telemetry.watch_lag(seconds)
-
     def _told(self, ignored: IgnoredInput, dataset: str) -> None:
         ignored.look(dataset)
         self._sight.ring()
-
-    # Telemetry.
 
     def _outsiders(self, paths: Sequence[Path]) -> list[str]:
         return outsiders(paths, self._cgroups.owns)

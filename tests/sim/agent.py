@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from drover.agent.alone import Name
 from drover.agent.app import Agent
 from drover.agent.config import Docker, EtcdAway, Listen, Settings, Workloads
+from drover.agent.gatekeeper import Gatekeeper
 from drover.agent.helper.pool import HelperPool
 from drover.agent.leave import Leave
 from drover.agent.promise import Promiser
@@ -19,6 +20,7 @@ from drover.agent.sight import Sight
 from drover.agent.spans import Spans
 from drover.agent.storage.base import LocalCopies
 from drover.agent.telemetry import Telemetry
+from drover.agent.workloads.base import Runtime
 from drover.coordinator.etcd import Etcd
 from drover.coordinator.mark import MarkFile
 from drover.coordinator.promising import Ask
@@ -113,6 +115,28 @@ class _NoHelpers(HelperPool):
         return None
 
 
+class _Gatekeeper(Gatekeeper):
+    """Says what promises are good for."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        guard: SimGuard,
+        runtimes: Mapping[str, Runtime],
+        telemetry: Telemetry,
+        ring: Callable[[], None],
+    ) -> None:
+        super().__init__(guard, runtimes, machine.world.timings, telemetry, ring)
+        self._machine, self._told_until = machine, 0.0
+
+    def goes_on_from(self, since: Instant) -> None:
+        super().goes_on_from(since)
+        world = self._machine.world
+        if world.loop.now >= self._told_until:
+            world.say(self._machine.name, "goes on by promises")
+        self._told_until = world.loop.now + 5.0
+
+
 class SimAgent(Agent):
     """One process of an agent."""
 
@@ -144,10 +168,8 @@ class SimAgent(Agent):
         self._promiser = Promiser(
             machine.name, machine_id, lambda: self._member, lambda: self._sight.halted, machine.clock
         )
-        self._turned = asyncio.Event()
-        self._told_until = 0.0
         self._marks = MarkFile(machine.directory / f"{machine.name}.mark")
-        guard = self._guard = self._sim_guard = SimGuard(machine)
+        guard = self._sim_guard = SimGuard(machine)
         copies = SimCopies(machine, guard)
         assert isinstance(copies, LocalCopies)
         self._backends = {**{name: SimBackend(name, machine, guard) for name in (SHARED, BLOCK)}, LOCAL: copies}
@@ -156,6 +178,7 @@ class SimAgent(Agent):
         self._preparer = None
         self._runtime = SimRuntime(machine, guard)
         self._runtimes = {"process": self._runtime}
+        self._gatekeeper = self._keeper = _Gatekeeper(machine, guard, self._runtimes, self._telemetry, self._sight.ring)
 
     @property
     def incarnation(self) -> str:
@@ -172,7 +195,7 @@ class SimAgent(Agent):
         return self._member._state if self._member is not None else None
 
     def gate_has_moved(self) -> None:
-        self._turned.set()
+        self._keeper.turned()
 
     def workload_ended(self, name: str) -> None:
         self._runtime.ended(name)
@@ -185,9 +208,9 @@ class SimAgent(Agent):
             job.kill()
         await self._sim_guard.begin()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._sim_guard.keep(self._turned.set))
-            living = group.create_task(self._live(self._sim_guard, _NoHelpers(self._machine)))
-            group.create_task(self._leave_if_asked(living))
+            group.create_task(self._sim_guard.keep(self._keeper.turned))
+            living = group.create_task(self._live(self._sim_guard, self._keeper, _NoHelpers(self._machine)))
+            group.create_task(self._leave_if_asked(living, self._keeper))
 
     @property
     def leaves(self) -> bool:
@@ -205,13 +228,6 @@ class SimAgent(Agent):
 
     def _ask(self) -> Ask:
         return self._machine.world.links.asking(self._machine)
-
-    def goes_on_from(self, since: Instant) -> None:
-        super().goes_on_from(since)
-        world = self._machine.world
-        if world.loop.now >= self._told_until:
-            world.say(self._machine.name, "goes on by promises")
-        self._told_until = world.loop.now + 5.0
 
     def _etcd(self) -> Etcd:
         return Etcd(self._machine.world.endpoints, timeout=ETCD_TIMEOUT, own_key=self._keys.cluster)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from drover.agent import app, plan, situation, worker
+from drover.agent import gatekeeper, plan, situation, worker
 from drover.agent.guard.page import Page
 from drover.agent.situation import Situation
 from drover.agent.steps import Publish
@@ -217,10 +217,10 @@ def _reput_blind() -> Sequence[Patch]:
 def _unverified_ladder() -> Sequence[Patch]:
     """What the ladder has left is not asked for: the gate opens, and the node joins, all the same."""
 
-    async def nothing(self: app.Agent, guard: Any) -> list[str]:
+    async def nothing(self: gatekeeper.Gatekeeper) -> list[str]:
         return []
 
-    return [(app.Agent, "_stopped", nothing)]
+    return [(gatekeeper.Gatekeeper, "_stopped", nothing)]
 
 
 def _same_boot() -> Sequence[Patch]:
